@@ -1,0 +1,13 @@
+"""Filter Response Normalization for MMDetection: one key switches norms."""
+
+from . import stack  # isort: skip  (first: it says what is missing)
+from .layers import FRN, TLU
+from .ops import frn
+from .switch import NormSite, norm_sites
+from .version import __version__
+
+stack.allow_own_checkpoints()
+
+__all__ = [
+    'FRN', 'NormSite', 'TLU', '__version__', 'frn', 'norm_sites'
+]

@@ -1,0 +1,54 @@
+"""Thresholded Linear Unit, as a layer of its own."""
+
+import torch
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor, nn
+
+from ..ops.definition import threshold
+from ..registry import MODELS
+
+
+@ROOT_MODELS.register_module()  # TLU, once the plugin is imported
+@MODELS.register_module()  # frn_mmdet.TLU, which imports it
+class TLU(nn.Module):
+    r"""``max(x, tau)`` with a learnt threshold per channel (equation 3).
+
+    Singh and Krishnan, section 3. With ``tau`` 0, its initial value, this is
+    ReLU. Where a norm precedes it directly, let :class:`FRN` apply it
+    (``tlu=True``); this layer is for every other place, such as after a
+    residual add.
+
+    Args:
+        num_features (int): Channels C, or 1 for one threshold shared by all
+            channels, as ``nn.PReLU`` has it. mmcv's ``ConvModule`` builds
+            activations without telling them their channels, so there give
+            ``act_cfg=dict(type='TLU', num_features=C)``. Defaults to 1.
+        inplace (bool): Ignored: mmcv passes it to every activation, and
+            backward needs no second copy of the input anyway.
+
+    Shape:
+        (N, C, \\*spatial) to the same shape and dtype.
+    """
+
+    def __init__(self, num_features: int = 1, inplace: bool = False) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.tau = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Clamp ``x`` from below.
+
+        Raises:
+            ValueError: If ``x`` has another number of channels.
+        """
+        if x.dim() < 2 or self.num_features not in (1, x.shape[1]):
+            raise ValueError(
+                f'TLU has {self.num_features} thresholds, but the input has '
+                f'shape {tuple(x.shape)}; expected (N, C, *spatial) with '
+                f'C = {self.num_features}')
+        shape = (1, -1) + (1, ) * (x.dim() - 2)
+        return threshold(x, self.tau.to(x.dtype).view(shape))
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``print(model)``."""
+        return f'{self.num_features}'

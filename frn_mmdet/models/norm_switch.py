@@ -1,0 +1,66 @@
+"""The mixin that gives a detector its ``norm_cfg``."""
+
+import copy
+
+from mmengine.logging import print_log
+
+from ..errors import ConfigError
+from ..switch.checkpoint import check_state_dict
+from ..switch.config import set_norms
+from ..switch.mend import mend
+from ..switch.norms import parse_norm_cfg
+from ..switch.place import place_tlu
+from ..switch.report import describe_switch
+
+
+class NormSwitch:
+    """Give an mmdet detector one ``norm_cfg`` for all of its norms.
+
+    Put it before the detector's class::
+
+        @MODELS.register_module()
+        class FCOS(NormSwitch, detectors.FCOS):
+            pass
+
+    Args:
+        norm_cfg (str or dict, optional): The name of a norm, or a dict with
+            ``type`` (the name), the layer's own arguments, ``tlu`` (whether
+            activations that follow a norm become TLU) and ``parts`` (which
+            of backbone, neck, head). None: the detector is exactly mmdet's.
+        **kwargs: mmdet's arguments of the detector. They are not changed.
+
+    Raises:
+        ConfigError: If ``norm_cfg`` is neither a string nor a dict, if the
+            norm, one of its arguments or its groups do not fit, or if an
+            activation behind a norm cannot become a TLU.
+    """
+
+    def __init__(self,
+                 norm_cfg: str | dict | None = None,
+                 **kwargs) -> None:
+        self._norm_plan = None
+        if norm_cfg is None:
+            super().__init__(**kwargs)
+            return
+        plan = parse_norm_cfg(norm_cfg)
+        kwargs = copy.deepcopy(kwargs)
+        set_norms(kwargs, plan)
+        mended = mend(kwargs, plan)
+        try:
+            super().__init__(**kwargs)
+        except ValueError as error:
+            if 'num_groups' not in str(error):
+                raise
+            raise ConfigError(
+                f'model.norm_cfg.num_groups: {error}; choose one that divides '
+                'the channels of every layer') from error
+        place_tlu(self, plan)
+        self._norm_plan = plan
+        print_log(describe_switch(self, plan, mended), logger='current')
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args,
+                              **kwargs) -> None:
+        # Here, since mmengine does not call load_state_dict().
+        if self._norm_plan is not None:
+            check_state_dict(self, state_dict, prefix, self._norm_plan)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -1,0 +1,62 @@
+"""The FRN operation, as every layer calls it."""
+
+
+from torch import Tensor
+
+from .eager import EagerFRN
+
+
+def frn(x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        tau: Tensor | None = None,
+        eps: float | Tensor = 1e-6) -> Tensor:
+    r"""Filter Response Normalization, with the TLU if ``tau`` is given.
+
+    Singh and Krishnan, *Filter Response Normalization Layer* (CVPR 2020),
+    equations (1) to (3), on each channel of each image alone::
+
+        nu2 = mean(x ** 2)
+        y = weight * x / sqrt(nu2 + eps) + bias
+        z = max(y, tau)
+
+    Statistics and arithmetic are float32 for half types. The backward is
+    exact (section 3.2; a tie of y and tau goes to y) and keeps the input and
+    one number per row.
+
+    Args:
+        x (Tensor): Shape (N, C, \\*spatial) with 1 to 3 spatial dimensions,
+            any float dtype. N may be 0. Its memory format is kept.
+        weight (Tensor): gamma, shape (C,).
+        bias (Tensor): beta, shape (C,).
+        tau (Tensor, optional): Threshold of the TLU, shape (C,). None: no
+            activation.
+        eps (float or Tensor): Added to the mean square. A tensor has shape
+            (1,) or (C,) and may be learnt. Defaults to 1e-6.
+
+    Returns:
+        Tensor: Shape and dtype of ``x``.
+
+    Raises:
+        ValueError: If ``x`` or a parameter has another shape.
+    """
+    _check_shapes(x, weight, bias, tau, eps)
+    # The one place where a kernel is chosen.
+    return EagerFRN.apply(x, weight, bias, tau, eps)
+
+
+def _check_shapes(x, weight, bias, tau, eps) -> None:
+    if not 3 <= x.dim() <= 5:
+        raise ValueError(
+            'FRN takes (N, C, *spatial) with 1 to 3 spatial dimensions, got '
+            f'shape {tuple(x.shape)}')
+    channels = x.shape[1]
+    for name, value in dict(weight=weight, bias=bias, tau=tau).items():
+        if value is not None and value.shape != (channels, ):
+            raise ValueError(
+                f'FRN {name} has shape {tuple(value.shape)}, but the input '
+                f'has {channels} channels (shape {tuple(x.shape)})')
+    if isinstance(eps, Tensor) and eps.shape not in ((1, ), (channels, )):
+        raise ValueError(
+            f'FRN eps has shape {tuple(eps.shape)}, expected a float, (1,) '
+            f'or ({channels},)')

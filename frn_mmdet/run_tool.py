@@ -1,0 +1,55 @@
+"""Run mmdet's own tools, after a look at what they are given."""
+
+import argparse
+import runpy
+import sys
+from pathlib import Path
+
+import mmdet
+from mmengine.config import Config, DictAction
+
+from .check_data import check_coco_data
+from .errors import ConfigError
+
+
+def run_mmdet_tool(name: str, splits: tuple[str, ...]) -> None:
+    """Run one of the tools that mmdet installs, with the same arguments.
+
+    The tool is mmdet's, so its flags are those of the installed version.
+    What a user can mend ends in one sentence instead of a traceback.
+
+    Args:
+        name (str): File in mmdet's ``tools``, such as ``train.py``.
+        splits (tuple[str]): Which of train, val, test it reads.
+    """
+    tool = Path(mmdet.__file__).with_name('.mim') / 'tools' / name
+    try:
+        if not tool.is_file():
+            raise ConfigError(
+                f'mmdet has no {tool}; reinstall it from its wheel')
+        _check_arguments(splits)
+        runpy.run_path(str(tool), run_name='__main__')
+    except ConfigError as error:
+        sys.exit(f'error: {error}')
+
+
+def _check_arguments(splits: tuple[str, ...]) -> None:
+    """Check the config, the checkpoint and the data named on the line."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('config', nargs='?')
+    parser.add_argument('checkpoint', nargs='?')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    args, _ = parser.parse_known_args()
+    if args.config is None or '-h' in sys.argv or '--help' in sys.argv:
+        return  # the tool has its say
+    _check_file('config', args.config)
+    if args.checkpoint is not None and '://' not in args.checkpoint:
+        _check_file('checkpoint', args.checkpoint)
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    check_coco_data(cfg, splits)
+
+
+def _check_file(what: str, path: str) -> None:
+    if not Path(path).is_file():
+        raise ConfigError(f'{what}: no file {path}')

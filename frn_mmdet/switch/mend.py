@@ -1,0 +1,113 @@
+"""Mend what a stock config would get silently wrong under another norm."""
+
+from typing import Any
+
+from mmdet.registry import MODELS
+
+from .config import planned_parts, takes
+from .norms import NormPlan
+
+# Where OpenMMLab's and torchvision's checkpoints live; all other paths are
+# the user's own, and theirs to judge.
+ZOOS = ('torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://',
+        'modelzoo://', 'https://download.openmmlab.com/',
+        'https://download.pytorch.org/')
+
+
+def mend(model_cfg: dict, plan: NormPlan) -> list[str]:
+    """Change, in place, the settings that do not fit the plan's norm.
+
+    Args:
+        model_cfg (dict): A detector's config, its norms already set.
+        plan (NormPlan): What ``model.norm_cfg`` asks for.
+
+    Returns:
+        list[str]: One sentence for each change, for the report.
+    """
+    said = []
+    for key, part in planned_parts(model_cfg, plan):
+        if isinstance(part, dict):
+            said += _mend_checkpoint(key, part, plan)
+    if plan.norm.batch and 'head' in plan.parts:
+        said += _mend_shared_head(model_cfg, plan)
+    return said
+
+
+def _mend_checkpoint(key: str, part: dict, plan: NormPlan) -> list[str]:
+    """Drop a zoo checkpoint of another norm, and what relies on it."""
+    said = []
+    checkpoint = _checkpoint(part)
+    if checkpoint is not None:
+        norm = _zoo_norm(checkpoint)
+        if norm is None:
+            return [f'{key}: {checkpoint} is your own and stays; it should '
+                    f'have been trained with {plan.name}']
+        if _fits(norm, plan):
+            return []
+        part.pop('pretrained', None)
+        part['init_cfg'] = None
+        said.append(f'{key}: {checkpoint} was trained with {norm} and is '
+                    'dropped, training starts from scratch')
+    # From here on the weights are fresh.
+    if part.get('frozen_stages', -1) >= 0:
+        said.append(f'{key}.frozen_stages: {part["frozen_stages"]} -> -1, a '
+                    'fresh stage must train')
+        part['frozen_stages'] = -1
+    if takes(part.get('type'), 'norm_eval') and part.get('norm_eval', True):
+        part['norm_eval'] = False
+        if plan.norm.batch:  # no other norm has a state to freeze
+            said.append(f'{key}.norm_eval: True -> False, fresh statistics '
+                        'must be learnt')
+    return said
+
+
+def _checkpoint(part: dict) -> str | None:
+    """Path of the checkpoint that a part's config loads, if any."""
+    if part.get('pretrained'):
+        return part['pretrained']
+    init_cfg: Any = part.get('init_cfg')
+    for item in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
+        if isinstance(item, dict) and item.get('type') == 'Pretrained':
+            return item['checkpoint']
+    return None
+
+
+def _zoo_norm(checkpoint: str) -> str | None:
+    """The norm a zoo's checkpoint was trained with; None if not a zoo's.
+
+    The zoos name the norm where it is not BN: ``detectron/resnet50_gn``.
+    """
+    if not checkpoint.startswith(ZOOS):
+        return None
+    name = checkpoint.rpartition('/')[2].replace('-', '_')
+    return 'GN' if 'gn' in name.split('_') else 'BN'
+
+
+def _fits(zoo_norm: str, plan: NormPlan) -> bool:
+    if zoo_norm == 'GN':
+        return plan.name == 'GN' and plan.norm_cfg['num_groups'] == 32
+    return plan.name in ('BN', 'SyncBN')
+
+
+def _mend_shared_head(model_cfg: dict, plan: NormPlan) -> list[str]:
+    """Give a dense head with batch statistics a norm per pyramid level.
+
+    Levels that share a norm are each normalised by their own statistics in
+    training, but by one running average over all of them at test.
+    """
+    head = model_cfg.get('bbox_head')
+    if not isinstance(head, dict) or not takes(head.get('type'), 'norm_cfg'):
+        return []
+    cls = MODELS.get(head['type'])
+    if cls is MODELS.get('RetinaSepBNHead'):
+        return []
+    levels = (model_cfg.get('neck') or {}).get('num_outs')
+    if cls is not MODELS.get('RetinaHead') or levels is None:
+        return [f'bbox_head: {cls.__name__} shares its {plan.name} over the '
+                'pyramid levels, whose statistics differ; expect a gap '
+                'between training and test']
+    head.update(type='RetinaSepBNHead', num_ins=levels)
+    head.pop('init_cfg', None)  # it takes none, and initialises alike
+    return [f'bbox_head: RetinaHead -> RetinaSepBNHead, {plan.name} per '
+            'pyramid level (an optim_wrapper.paramwise_cfg now needs '
+            'bypass_duplicate=True)']

@@ -1,0 +1,150 @@
+"""The norms that ``model.norm_cfg`` may name, and what its value means."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
+from torch import nn
+
+from ..errors import ConfigError
+from ..layers import FRN, MapLayerNorm
+
+PARTS = ('backbone', 'neck', 'head')
+
+# What a layer takes that is not the config's to say: its channels, what the
+# switch decides at each site, and where the layer lives.
+NOT_ARGS = ('num_features', 'num_channels', 'tlu', 'process_group', 'device',
+            'dtype')
+
+
+class Norm(NamedTuple):
+    """One row of the table of norms.
+
+    Attributes:
+        layer (type): The layer that mmcv builds for ``type``.
+        type (str): Its name in the registry.
+        defaults (dict): Arguments that the switch adds, a string being
+            enough of a value.
+        tlu (bool): Whether a TLU follows unless the value says otherwise.
+        batch (bool): Whether statistics are taken over the batch, so that
+            running averages stand in for them at test.
+    """
+
+    layer: type
+    type: str
+    defaults: dict = {}
+    tlu: bool = False
+    batch: bool = False
+
+
+# A norm more is a row more.
+NORMS = {
+    'FRN': Norm(FRN, 'FRN', tlu=True),
+    'BN': Norm(nn.BatchNorm2d, 'BN', batch=True),
+    'SyncBN': Norm(SyncBatchNorm, 'SyncBN', batch=True),
+    'GN': Norm(nn.GroupNorm, 'GN', dict(num_groups=32)),
+    'LN': Norm(MapLayerNorm, 'frn_mmdet.LN'),
+    # PyTorch's default is no gamma and beta; the paper's norms have both.
+    'IN': Norm(nn.InstanceNorm2d, 'IN', dict(affine=True)),
+}
+
+
+@dataclass(frozen=True)
+class NormPlan:
+    """What one value of ``model.norm_cfg`` asks for.
+
+    Attributes:
+        name (str): Key of :data:`NORMS`.
+        norm_cfg (dict): For mmcv's ``build_norm_layer``.
+        tlu (bool): Whether activations that follow a norm become TLU.
+        parts (tuple[str]): Which of :data:`PARTS` it holds for.
+    """
+
+    name: str
+    norm_cfg: dict
+    tlu: bool
+    parts: tuple
+
+    @property
+    def norm(self) -> Norm:
+        """The row of the table."""
+        return NORMS[self.name]
+
+
+def parse_norm_cfg(value: str | dict) -> NormPlan:
+    """Read a value of ``model.norm_cfg``.
+
+    Args:
+        value (str or dict): The name of a norm, or a dict with ``type`` (the
+            name), the layer's own arguments, ``tlu`` (bool) and ``parts``
+            (one or several of backbone, neck, head).
+
+    Returns:
+        NormPlan: The value with every default filled in.
+
+    Raises:
+        ConfigError: If the value is of another type, or the norm or an
+            argument is unknown.
+    """
+    if isinstance(value, str):
+        value = dict(type=value)
+    if not isinstance(value, dict):
+        raise ConfigError(
+            'model.norm_cfg must be the name of a norm or a dict with '
+            f'"type", got {value!r}')
+    args = dict(value)
+    name = args.pop('type', None)
+    if name not in NORMS:
+        raise ConfigError(
+            f'model.norm_cfg: unknown norm {name!r}; choose one of '
+            f'{", ".join(NORMS)}')
+    norm = NORMS[name]
+    tlu = _check_bool('tlu', args.pop('tlu', norm.tlu))
+    parts = _check_parts(args.pop('parts', PARTS))
+    _check_layer_args(name, norm.layer, args)
+    _check_groups(args.get('num_groups', 1))
+    norm_cfg = dict(type=norm.type, **{**norm.defaults, **args})
+    return NormPlan(name, norm_cfg, tlu, parts)
+
+
+def _check_bool(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(
+            f'model.norm_cfg.{key} must be True or False, got {value!r}')
+    return value
+
+
+def _check_groups(value: Any) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(
+            'model.norm_cfg.num_groups must be a whole number from 1 up, got '
+            f'{value!r}')
+
+
+def _check_parts(value: Any) -> tuple:
+    parts = (value, ) if not isinstance(value, (list, tuple)) else tuple(value)
+    if not parts or not set(parts) <= set(PARTS):
+        raise ConfigError(
+            f'model.norm_cfg.parts: got {value!r}; choose one or several of '
+            f'{", ".join(PARTS)}')
+    return parts
+
+
+def _check_layer_args(name: str, layer: type, args: dict) -> None:
+    """Refuse an argument that the layer would not take.
+
+    A dict in a child config merges into a dict of its base, so a stray
+    argument is often the base's.
+    """
+    # requires_grad is for mmcv's build_norm_layer.
+    known = [
+        key for key in (*inspect.signature(layer).parameters, 'requires_grad')
+        if key not in NOT_ARGS
+    ]
+    unknown = [key for key in args if key not in known]
+    if unknown:
+        raise ConfigError(
+            f'model.norm_cfg: {name} takes no {unknown[0]!r}; it takes '
+            f'{", ".join(known)}, tlu, parts (a dict merges into the dict of '
+            'a base config unless it has _delete_=True)')

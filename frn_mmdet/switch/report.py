@@ -1,0 +1,49 @@
+"""Say in one log record what a value of ``model.norm_cfg`` came to."""
+
+from collections import Counter
+
+from torch import nn
+
+from .norms import PARTS, NormPlan
+from .place import part_of
+from .sites import norm_sites
+
+
+def describe_switch(model: nn.Module, plan: NormPlan,
+                    mended: list[str]) -> str:
+    """The text of the record.
+
+    Args:
+        model (nn.Module): The detector, switched.
+        plan (NormPlan): What ``model.norm_cfg`` asked for.
+        mended (list[str]): What :func:`~frn_mmdet.switch.mend.mend` said.
+
+    Returns:
+        str: Several lines: the plan, counts of sites, mends.
+    """
+    sites = norm_sites(model)
+    norms = [site for site in sites if site.norm is not None]
+    lines = [
+        f'model.norm_cfg: {plan.name}{_arguments(plan)}, '
+        f'{"TLU" if plan.tlu else "no TLU"}, on {", ".join(plan.parts)}'
+    ]
+    for part in PARTS:
+        here = Counter(s.norm for s in norms if part_of(s.path) == part)
+        lines.append(f'  {part}: {_counts(here) or "no norm"}')
+    lines.append('  activation after a norm: ' +
+                 _counts(Counter(s.activation or 'none' for s in norms)))
+    adds = Counter(s.activation or 'none' for s in sites if s.norm is None)
+    if adds:
+        lines.append(f'  activation after a residual add: {_counts(adds)}')
+    lines += [f'  mended: {sentence}' for sentence in mended]
+    return '\n'.join(lines)
+
+
+def _arguments(plan: NormPlan) -> str:
+    args = {k: v for k, v in plan.norm_cfg.items() if k != 'type'}
+    text = ', '.join(f'{key}={value}' for key, value in args.items())
+    return f'({text})' if text else ''
+
+
+def _counts(counter: Counter) -> str:
+    return ', '.join(f'{n} {name}' for name, n in counter.most_common())

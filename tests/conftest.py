@@ -1,0 +1,116 @@
+"""Detectors built the way mmdet builds them: from a config, by registry."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+STOCK = dict(
+    RetinaNet='mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+    FasterRCNN='mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+    MaskRCNN='mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+    CascadeRCNN='mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py')
+_cache = {}
+
+
+def stock_config(name):
+    """A fresh copy of mmdet's own COCO config of a detector."""
+    path = STOCK.get(name, name)
+    if path not in _cache:
+        _cache[path] = Config.fromfile(_write(path))
+    return copy.deepcopy(_cache[path])
+
+
+def _write(path):
+    """A config file that has one of mmdet's as its base, as users write."""
+    import tempfile
+    with tempfile.NamedTemporaryFile(
+            'w', suffix='.py', delete=False) as file:
+        file.write(f"_base_ = '{path}'\n")
+    return file.name
+
+
+@pytest.fixture
+def stock():
+    """stock(name) is mmdet's config of RetinaNet, MaskRCNN, ..."""
+    return stock_config
+
+
+@pytest.fixture
+def build():
+    """build(name, norm_cfg, **options): a detector with its norms switched.
+
+    ``options`` override keys of the model, such as
+    ``{'backbone.depth': 18}``.
+    """
+    from mmdet.registry import MODELS
+    init_default_scope('mmdet')
+
+    def _build(name, norm_cfg='FRN', options=None, seed=0):
+        cfg = stock_config(name)
+        cfg.model.type = f'frn_mmdet.{cfg.model.type}'
+        cfg.model.norm_cfg = norm_cfg
+        for key, value in (options or {}).items():
+            cfg.merge_from_dict({f'model.{key}': value})
+        torch.manual_seed(seed)
+        return MODELS.build(cfg.model)
+
+    return _build
+
+
+# A ResNet-18 as narrow as it gets: seconds become fractions of one.
+SMALL = {
+    'backbone.depth': 18,
+    'backbone.base_channels': 8,
+    'backbone.init_cfg': None,
+    'neck.in_channels': [8, 16, 32, 64],
+    'neck.out_channels': 16,
+}
+SMALL_HEAD = dict(
+    RetinaNet={
+        'bbox_head.in_channels': 16,
+        'bbox_head.feat_channels': 16,
+        'bbox_head.stacked_convs': 2,
+    },
+    MaskRCNN={
+        'rpn_head.in_channels': 16,
+        'rpn_head.feat_channels': 16,
+        'roi_head.bbox_roi_extractor.out_channels': 16,
+        'roi_head.mask_roi_extractor.out_channels': 16,
+        'roi_head.bbox_head.type': 'Shared4Conv1FCBBoxHead',
+        'roi_head.bbox_head.in_channels': 16,
+        'roi_head.bbox_head.conv_out_channels': 16,
+        'roi_head.bbox_head.fc_out_channels': 32,
+        'roi_head.mask_head.in_channels': 16,
+        'roi_head.mask_head.conv_out_channels': 16,
+    })
+
+
+@pytest.fixture
+def small(build):
+    """small(name, norm_cfg): a RetinaNet or MaskRCNN of narrow layers."""
+
+    def _small(name, norm_cfg='FRN', options=None, seed=0):
+        return build(name, norm_cfg,
+                     SMALL | SMALL_HEAD[name] | (options or {}), seed)
+
+    return _small
+
+
+@pytest.fixture
+def losses():
+    """losses(model, ...): the sum of a training step's losses."""
+    from mmdet.testing import demo_mm_inputs
+
+    def _losses(model, batch=2, size=128, items=4, with_mask=False):
+        data = demo_mm_inputs(
+            batch, [(3, size, size)] * batch,
+            num_items=[items] * batch if isinstance(items, int) else items,
+            num_classes=10,
+            with_mask=with_mask)
+        data = model.data_preprocessor(data, True)
+        return model.parse_losses(model.forward(**data, mode='loss'))[0]
+
+    return _losses

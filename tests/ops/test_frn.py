@@ -1,0 +1,293 @@
+"""``frn`` against the paper's formulas in float64 NumPy, written anew."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from frn_mmdet import frn
+from frn_mmdet.ops.definition import frn_definition
+
+F64 = torch.float64
+SHAPES = [(2, 3, 7), (2, 3, 7, 7), (1, 4, 13, 21), (2, 2, 3, 4, 5),
+          (3, 5, 1, 1)]
+
+
+def paper(x, weight, bias, tau, eps, grad):
+    """Output and gradients, row by row, as section 3 writes them."""
+    rows = x.reshape(*x.shape[:2], -1)
+    grads = grad.reshape(rows.shape)
+    out = np.empty_like(rows)
+    dx = np.empty_like(rows)
+    dw, db, dt, de = (np.zeros(x.shape[1]) for _ in range(4))
+    for b in range(rows.shape[0]):
+        for c in range(rows.shape[1]):
+            row, n = rows[b, c], rows.shape[2]
+            root = np.sqrt((row**2).sum() / n + eps[c])
+            x_hat = row / root
+            y = weight[c] * x_hat + bias[c]
+            out[b, c] = np.maximum(y, tau[c])
+            below = y < tau[c]
+            dy = np.where(below, 0, grads[b, c])
+            dt[c] += grads[b, c][below].sum()
+            dw[c] += dy @ x_hat
+            db[c] += dy.sum()
+            d_hat = weight[c] * dy
+            jacobian = (np.eye(n) - np.outer(x_hat, x_hat) / n) / root
+            dx[b, c] = jacobian @ d_hat
+            de[c] += d_hat @ row * -0.5 / root**3
+    return out.reshape(x.shape), dx.reshape(x.shape), dw, db, dt, de
+
+
+def tensors(shape, dtype=F64, seed=0, scale=1.0):
+    rng = np.random.default_rng(seed)
+    channels = shape[1]
+    values = [
+        rng.normal(size=shape) * scale,
+        rng.normal(size=channels),
+        rng.normal(size=channels),
+        rng.normal(size=channels) * 0.3,
+        rng.uniform(1e-4, 1e-1, size=channels),
+    ]
+    return [
+        torch.tensor(v, dtype=dtype, requires_grad=True) for v in values
+    ]
+
+
+def arrays(values):
+    return [v.detach().to(F64).numpy() for v in values]
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_output_and_all_gradients_equal_the_paper(shape):
+    inputs = tensors(shape)
+    out = frn(*inputs)
+    grad = torch.randn(shape, dtype=F64)
+    got = [out] + list(torch.autograd.grad(out, inputs, grad))
+    expected = paper(*arrays(inputs), grad.numpy())
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a.detach().numpy(), b, rtol=1e-10,
+                                   atol=1e-12)
+
+
+def test_without_threshold():
+    x, weight, bias, _, _ = inputs = tensors((2, 3, 5, 6))
+    out = frn(x, weight, bias)
+    grad = torch.randn(2, 3, 5, 6, dtype=F64)
+    got = [out] + list(torch.autograd.grad(out, inputs[:3], grad))
+    expected = paper(*arrays(inputs[:3]), np.full(3, -np.inf),
+                     np.full(3, 1e-6), grad.numpy())
+    for a, b in zip(got, expected[:4], strict=True):
+        np.testing.assert_allclose(a.detach().numpy(), b, rtol=1e-10,
+                                   atol=1e-12)
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('with_tau', [True, False])
+def test_gradcheck_twice(shape, with_tau):
+    x, weight, bias, tau, eps = tensors(shape)
+    inputs = (x, weight, bias, tau if with_tau else None, eps[:1])
+    assert torch.autograd.gradcheck(frn, inputs)
+    assert torch.autograd.gradgradcheck(frn, inputs)
+
+
+def test_rms_norm_is_equation_1():
+    x = torch.randn(2, 3, 9, 11, dtype=F64)
+    ones, zeros = torch.ones(3, dtype=F64), torch.zeros(3, dtype=F64)
+    rms = nn.functional.rms_norm(x.flatten(2), (99, ), eps=1e-6)
+    torch.testing.assert_close(frn(x, ones, zeros), rms.view_as(x))
+
+
+def test_a_tie_goes_to_y():
+    """A zero-initialised gamma makes every position of the map a tie."""
+    x = torch.randn(2, 3, 4, 4, dtype=F64, requires_grad=True)
+    weight, bias, tau = (
+        torch.zeros(3, dtype=F64, requires_grad=True) for _ in range(3))
+    frn(x, weight, bias, tau).sum().backward()
+    torch.testing.assert_close(bias.grad, torch.full((3, ), 32., dtype=F64))
+    assert tau.grad.eq(0).all()
+    assert weight.grad.ne(0).all()
+
+
+@pytest.mark.parametrize('size', [300., 6e4])
+def test_half_precision_does_not_overflow(size):
+    """|x| = 300 squares to more than float16 can hold."""
+    signs = torch.randn(2, 3, 16, 16).sign()
+    x = (signs * size).half().requires_grad_()
+    weight, bias = torch.full((3, ), 2.), torch.full((3, ), .5)
+    tau = torch.zeros(3)
+    out = frn(x, weight, bias, tau)
+    assert out.dtype == torch.float16
+    torch.testing.assert_close(
+        out.float(), (signs * 2 + .5).clamp(min=0), rtol=0, atol=2e-3)
+    out.float().sum().backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_as_good_as_rounding_the_result(dtype):
+    """flash-attention's rule: at most twice the error of the rounding."""
+    inputs = tensors((2, 4, 13, 21), torch.float32)
+    inputs[0] = inputs[0].detach().to(dtype).requires_grad_()
+    out = frn(*inputs)
+    grad = torch.randn(out.shape).to(dtype)
+    got = [out] + list(torch.autograd.grad(out, inputs, grad))
+    expected = paper(*arrays(inputs), grad.to(F64).numpy())
+    for a, b in zip(got, expected, strict=True):
+        exact = torch.tensor(b)
+        rounding = (exact.to(a.dtype).to(F64) - exact).abs().max().item()
+        error = (a.detach().to(F64) - exact).abs().max().item()
+        assert error <= 2 * rounding + 1e-5 * exact.abs().max().item()
+
+
+def test_one_by_one_maps_with_learnt_eps():
+    """x / sqrt(x^2 + eps) is a soft sign, whose slope eps makes nonzero."""
+    x, weight, bias, _, eps = tensors((4, 3, 1, 1))
+    eps = eps[:1].detach().requires_grad_()
+    out = frn(x, weight, bias, None, eps)
+    column = weight.view(1, 3, 1, 1)
+    soft_sign = x / (x**2 + eps).sqrt() * column + bias.view(1, 3, 1, 1)
+    torch.testing.assert_close(out, soft_sign)
+    dx, deps = torch.autograd.grad(out.sum(), (x, eps))
+    torch.testing.assert_close(
+        dx, (column * eps / (x**2 + eps)**1.5).expand_as(x))
+    torch.testing.assert_close(
+        deps, (column * x * -0.5 / (x**2 + eps)**1.5).sum().view(1))
+
+
+def test_empty_batch():
+    x = torch.zeros(0, 3, 14, 14, requires_grad=True)
+    params = [torch.ones(3, requires_grad=True) for _ in range(3)]
+    out = frn(x, *params)
+    assert out.shape == x.shape
+    out.sum().backward()
+    assert x.grad.shape == x.shape
+    assert all(p.grad.eq(0).all() for p in params)
+
+
+@pytest.mark.parametrize('spatial', [(6, 5), (3, 6, 5)])
+def test_channels_last_is_kept(spatial):
+    layout = (
+        torch.channels_last
+        if len(spatial) == 2 else torch.channels_last_3d)
+    x, *params = tensors((2, 4, *spatial))
+    y = x.detach().clone(memory_format=layout).requires_grad_()
+    out = frn(y, *params)
+    assert out.is_contiguous(memory_format=layout)
+    grad = torch.randn_like(out)
+    dy, = torch.autograd.grad(out, y, grad)
+    assert dy.is_contiguous(memory_format=layout)
+    dx, = torch.autograd.grad(frn(x, *params), x, grad)
+    torch.testing.assert_close(dy, dx)
+
+
+def test_strided_input_and_gradient():
+    base, *params = tensors((2, 6, 8, 10))
+    base = base.detach()
+    x = base[:, :, ::2, 1::3].requires_grad_()
+    params = [p.detach().requires_grad_() for p in params]
+    grad = torch.randn(2, 6, 1, 1, dtype=F64).expand(x.shape)
+    got = torch.autograd.grad(frn(x, *params), [x, *params], grad)
+    expected = paper(*arrays([x, *params]), grad.numpy())
+    for a, b in zip(got, expected[1:], strict=True):
+        np.testing.assert_allclose(a.numpy(), b, rtol=1e-10, atol=1e-12)
+
+
+def test_backward_keeps_the_input_and_one_number_per_row():
+    x = torch.randn(2, 8, 32, 32, requires_grad=True)
+    params = [torch.ones(8, requires_grad=True) for _ in range(3)]
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        frn(x, *params)
+    assert kept.pop(x.data_ptr()) == x.numel()
+    assert sum(kept.values()) == 2 * 8 + 3 * 8
+
+
+def test_gradients_of_a_second_use_add_up():
+    inputs = tensors((2, 3, 4, 4))
+    once = torch.autograd.grad(frn(*inputs).sum(), inputs)
+    out = frn(*inputs).sum() + 2 * frn(*inputs).sum()
+    for twice, one in zip(
+            torch.autograd.grad(out, inputs), once, strict=True):
+        torch.testing.assert_close(twice, 3 * one)
+
+
+def test_only_what_is_asked_for_gets_a_gradient():
+    x, weight, bias, tau, _ = tensors((2, 3, 4, 4))
+    weight, tau = weight.detach(), tau.detach()
+    frn(x.detach(), weight, bias, tau).sum().backward()
+    assert bias.grad is not None
+    assert x.grad is None
+
+
+def test_rows_do_not_see_each_other():
+    """NaN in one channel of one image stays there."""
+    x = torch.randn(3, 4, 5, 5)
+    clean = frn(x, torch.ones(4), torch.zeros(4), torch.zeros(4))
+    x[1, 2] = torch.nan
+    out = frn(x, torch.ones(4), torch.zeros(4), torch.zeros(4))
+    assert out[1, 2].isnan().all()
+    out[1, 2] = clean[1, 2]
+    assert torch.equal(out, clean)
+
+
+@pytest.mark.parametrize('shape', [(4, 8), (8, ), (1, 8, 2, 2, 2, 2)])
+def test_other_ranks_are_refused(shape):
+    with pytest.raises(ValueError, match='1 to 3 spatial dimensions') as e:
+        frn(torch.randn(shape), torch.ones(8), torch.zeros(8))
+    assert str(tuple(shape)) in str(e.value)
+
+
+@pytest.mark.parametrize('name', ['weight', 'bias', 'tau'])
+def test_other_channels_are_refused(name):
+    params = {key: torch.ones(8) for key in ('weight', 'bias', 'tau')}
+    params[name] = torch.ones(4)
+    with pytest.raises(ValueError, match=f'{name} has shape .4,.*8 channels'):
+        frn(torch.randn(2, 8, 3, 3), **params)
+
+
+def test_other_eps_shapes_are_refused():
+    with pytest.raises(ValueError, match='eps has shape'):
+        frn(
+            torch.randn(2, 8, 3, 3),
+            torch.ones(8),
+            torch.zeros(8),
+            eps=torch.ones(4))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 9), min_size=3, max_size=5),
+    seed=st.integers(0, 99),
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_any_shape_equals_the_paper(shape, seed, scale, dtype):
+    inputs = tensors(shape, dtype, seed, scale)
+    out = frn(*inputs)
+    grad = torch.ones_like(out)
+    got = [out] + list(torch.autograd.grad(out, inputs, grad))
+    expected = paper(*arrays(inputs), grad.to(F64).numpy())
+    tol = 1e-9 if dtype is F64 else 1e-4
+    for a, b in zip(got, expected, strict=True):
+        size = max(1.0, np.abs(b).max())
+        np.testing.assert_allclose(a.detach().numpy(), b, rtol=tol,
+                                   atol=tol * size)
+
+
+def test_the_definition_equals_the_paper_too():
+    inputs = tensors((2, 3, 7, 5))
+    out = frn_definition(*inputs)
+    grad = torch.randn_like(out)
+    got = [out] + list(torch.autograd.grad(out, inputs, grad))
+    expected = paper(*arrays(inputs), grad.numpy())
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a.detach().numpy(), b, rtol=1e-10,
+                                   atol=1e-12)

@@ -1,0 +1,62 @@
+import pytest
+from mmcv.cnn import build_norm_layer
+
+from frn_mmdet.errors import ConfigError
+from frn_mmdet.switch.norms import NORMS, parse_norm_cfg
+
+
+@pytest.mark.parametrize('name', NORMS)
+def test_a_string_is_enough(name):
+    """mmcv builds the layer that the table says, for a map of 32 channels."""
+    plan = parse_norm_cfg(name)
+    _, layer = build_norm_layer(plan.norm_cfg, 32)
+    assert type(layer) is NORMS[name].layer
+    assert layer.weight.shape == (32, )
+    assert plan.parts == ('backbone', 'neck', 'head')
+
+
+@pytest.mark.parametrize('name', NORMS)
+def test_tlu_follows_frn_alone_by_default(name):
+    assert parse_norm_cfg(name).tlu is (name == 'FRN')
+    assert parse_norm_cfg(dict(type=name, tlu=True)).tlu
+    assert not parse_norm_cfg(dict(type=name, tlu=False)).tlu
+
+
+def test_a_dict_sets_the_layers_arguments():
+    plan = parse_norm_cfg(dict(type='GN', num_groups=8, eps=.1))
+    assert plan.norm_cfg == dict(type='GN', num_groups=8, eps=.1)
+    plan = parse_norm_cfg(
+        dict(type='FRN', learnable_eps=True, requires_grad=False))
+    assert plan.norm_cfg == dict(
+        type='FRN', learnable_eps=True, requires_grad=False)
+
+
+def test_parts():
+    assert parse_norm_cfg(dict(type='GN', parts='neck')).parts == ('neck', )
+    both = parse_norm_cfg(dict(type='GN', parts=['neck', 'head'])).parts
+    assert both == ('neck', 'head')
+
+
+@pytest.mark.parametrize('value, words', [
+    ('XN', ["'XN'", 'FRN, BN, SyncBN, GN, LN, IN']),
+    (dict(type='XN'), ["'XN'", 'FRN']),
+    (dict(num_groups=8), ['None', 'FRN']),
+    (8, ['name of a norm', '8']),
+    (dict(type='FRN', num_groups=32), ['FRN', "'num_groups'", 'eps']),
+    (dict(type='BN', num_groups=32), ['BN', "'num_groups'", 'momentum']),
+    (dict(type='GN', num_channels=8), ['GN', "'num_channels'"]),
+    (dict(type='FRN', tlu='yes'), ['tlu', "'yes'", 'True or False']),
+    (dict(type='FRN', parts='roi'), ['parts', "'roi'", 'neck']),
+    (dict(type='FRN', parts=[]), ['parts', 'neck']),
+    (dict(type='FRN', parts=3), ['parts', '3', 'neck']),
+    (dict(type='GN', num_groups=0), ['num_groups', '0']),
+    (dict(type='GN', num_groups='8'), ['num_groups', "'8'"]),
+])
+def test_a_wrong_value_is_refused_by_name(value, words):
+    with pytest.raises(ConfigError) as error:
+        parse_norm_cfg(value)
+    text = str(error.value)
+    assert text.startswith('model.norm_cfg')
+    assert '\n' not in text
+    for word in words:
+        assert word in text

@@ -1,0 +1,129 @@
+from collections import Counter
+
+import pytest
+from torch import nn
+
+from frn_mmdet import FRN, norm_sites
+
+
+def count(sites):
+    return (Counter(s.norm for s in sites), Counter(s.activation
+                                                    for s in sites))
+
+
+def test_retinanet_r50(build):
+    norms, acts = count(norm_sites(build('RetinaNet')))
+    assert norms == {'FRN': 69, None: 16}
+    assert acts == {'TLU': 57, None: 28}
+
+
+def test_mask_rcnn_r50_4conv1fc(build):
+    sites = norm_sites(
+        build('MaskRCNN', options={
+            'roi_head.bbox_head.type': 'Shared4Conv1FCBBoxHead'
+        }))
+    norms, acts = count(sites)
+    assert norms == {'FRN': 69, None: 16}
+    assert acts == {'TLU': 57, None: 28}
+
+
+# Norms of a ResNet: the stem, each block, and the four shortcuts but the
+# first of the basic blocks. Blocks: He et al., table 1.
+@pytest.mark.parametrize('depth, blocks, norms_a_block, shortcuts', [
+    (18, 8, 2, 3),
+    (34, 16, 2, 3),
+    (50, 16, 3, 4),
+    (101, 33, 3, 4),
+    (152, 50, 3, 4),
+])
+def test_any_depth(build, depth, blocks, norms_a_block, shortcuts):
+    channels = [64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048]
+    model = build(
+        'RetinaNet',
+        dict(type='FRN', parts='backbone'),
+        options={
+            'backbone.depth': depth,
+            'neck.in_channels': channels
+        })
+    norms, acts = count(norm_sites(model.backbone))
+    inner = norms_a_block - 1
+    assert norms == {
+        'FRN': 1 + blocks * norms_a_block + shortcuts,
+        None: blocks
+    }
+    assert acts == {'TLU': 1 + blocks * inner + blocks, None: shortcuts + blocks}
+
+
+@pytest.mark.parametrize('options, stem', [
+    ({'backbone.type': 'ResNetV1d'}, 3),
+    ({'backbone.type': 'ResNeXt', 'backbone.groups': 32,
+      'backbone.base_width': 4}, 1),
+])
+def test_resnet_variants(build, options, stem):
+    norms, acts = count(norm_sites(build('RetinaNet', options=options)))
+    assert norms == {'FRN': 68 + stem, None: 16}
+    assert acts == {'TLU': 56 + stem, None: 28}
+
+
+def test_per_level_head(build):
+    model = build(
+        'RetinaNet',
+        options={
+            'bbox_head.type': 'RetinaSepBNHead',
+            'bbox_head.num_ins': 5
+        })
+    norms, acts = count(norm_sites(model.bbox_head))
+    assert norms == {'FRN': 2 * 4 * 5}
+    assert acts == {'TLU': 2 * 4 * 5}
+
+
+def test_stock_model(build):
+    """Norms as mmdet has them: the backbone's, with their ReLU."""
+    sites = norm_sites(build('RetinaNet', None))
+    assert count(sites) == ({'BN': 53, None: 16}, {'ReLU': 49, None: 20})
+    assert sites[0] == ('backbone.bn1', 'BN', 'ReLU', 64)
+    assert sites[1:7] == [
+        ('backbone.layer1.0.bn1', 'BN', 'ReLU', 64),
+        ('backbone.layer1.0.bn2', 'BN', 'ReLU', 64),
+        ('backbone.layer1.0.bn3', 'BN', None, 256),
+        ('backbone.layer1.0.downsample.1', 'BN', None, 256),
+        ('backbone.layer1.0', None, 'ReLU', 256),
+        ('backbone.layer1.1.bn1', 'BN', 'ReLU', 64),
+    ]
+
+
+def test_any_module():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), FRN(8), nn.ReLU(), nn.Conv2d(8, 8, 1), FRN(8),
+        nn.LayerNorm([8, 4, 4]), nn.Sigmoid())
+    assert norm_sites(model) == [
+        ('1', 'FRN', 'ReLU', 8),
+        ('4', 'FRN', None, 8),
+        ('5', 'LayerNorm', 'Sigmoid', 4),
+    ]
+
+
+def test_every_activation_that_runs_behind_a_norm_is_listed(small, losses):
+    """Watch a real step: which modules are handed a norm's output as is?"""
+    model = small('MaskRCNN', dict(type='GN', num_groups=4))
+    outputs, followed = [], {}
+
+    def is_given(module, args):
+        for path, output, version in outputs:
+            # The residual add changes the last norm's output in place.
+            if args and args[0] is output and output._version == version:
+                followed.setdefault(path, type(module).__name__)
+
+    for path, module in model.named_modules():
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_hook(
+                lambda module, args, output, path=path: outputs.append(
+                    (path, output, output._version)))
+        if not list(module.children()):
+            module.register_forward_pre_hook(is_given)
+    losses(model, with_mask=True)
+    sites = norm_sites(model)
+    assert {s.path: s.activation for s in sites if s.norm and s.activation} == {
+        path: name
+        for path, name in followed.items() if name == 'ReLU'
+    }
