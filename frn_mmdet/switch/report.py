@@ -35,6 +35,8 @@ def describe_switch(model: nn.Module, plan: NormPlan,
     adds = Counter(s.activation or 'none' for s in sites if s.norm is None)
     if adds:
         lines.append(f'  activation after a residual add: {_counts(adds)}')
+    tlus = sum(site.activation == 'TLU' for site in sites)
+    lines.append(f'  in all: {len(norms)} norms, {tlus} TLU')
     lines += [f'  mended: {sentence}' for sentence in mended]
     return '\n'.join(lines)
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from mmcv.cnn import ConvModule
 from mmcv.cnn.utils import fuse_conv_bn
-from mmengine.model.utils import (convert_sync_batchnorm,
-                                  revert_sync_batchnorm)
+from mmengine.model.utils import convert_sync_batchnorm, revert_sync_batchnorm
 from torch import nn
 
 from frn_mmdet import FRN, TLU, norm_sites

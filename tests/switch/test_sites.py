@@ -51,7 +51,10 @@ def test_any_depth(build, depth, blocks, norms_a_block, shortcuts):
         'FRN': 1 + blocks * norms_a_block + shortcuts,
         None: blocks
     }
-    assert acts == {'TLU': 1 + blocks * inner + blocks, None: shortcuts + blocks}
+    assert acts == {
+        'TLU': 1 + blocks * inner + blocks,
+        None: shortcuts + blocks
+    }
 
 
 @pytest.mark.parametrize('options, stem', [
@@ -122,8 +125,8 @@ def test_every_activation_that_runs_behind_a_norm_is_listed(small, losses):
         if not list(module.children()):
             module.register_forward_pre_hook(is_given)
     losses(model, with_mask=True)
-    sites = norm_sites(model)
-    assert {s.path: s.activation for s in sites if s.norm and s.activation} == {
-        path: name
-        for path, name in followed.items() if name == 'ReLU'
+    listed = {
+        s.path: s.activation
+        for s in norm_sites(model) if s.norm and s.activation
     }
+    assert listed == {p: a for p, a in followed.items() if a == 'ReLU'}

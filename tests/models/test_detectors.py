@@ -1,0 +1,135 @@
+import pytest
+import torch
+from mmdet.models import detectors
+from mmdet.registry import MODELS
+from mmengine.registry import init_default_scope
+
+from frn_mmdet import FRN, norm_sites
+from frn_mmdet.errors import ConfigError
+from frn_mmdet.models import NormSwitch
+
+
+@pytest.mark.parametrize('name', ['RetinaNet', 'MaskRCNN'])
+def test_none_is_mmdets_own_model(stock, name):
+    """Same keys, same initial weights, same losses, bit for bit."""
+    init_default_scope('mmdet')
+    runs = []
+    for prefix in ('', 'frn_mmdet.'):
+        cfg = stock(name).model
+        cfg.type = prefix + cfg.type
+        cfg.backbone.init_cfg = None
+        if prefix:
+            cfg.norm_cfg = None
+        torch.manual_seed(0)
+        model = MODELS.build(cfg)
+        model.init_weights()
+        x = torch.randn(1, 3, 64, 64)
+        runs.append((model.state_dict(), model.extract_feat(x)))
+    (state, feats), (own_state, own_feats) = runs
+    assert list(state) == list(own_state)
+    assert all(torch.equal(v, own_state[k]) for k, v in state.items())
+    for a, b in zip(feats, own_feats, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    'name', ['RetinaNet', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN'])
+def test_every_norm_of_the_stock_model_is_frn(build, name):
+    model = build(name)
+    assert isinstance(model, getattr(detectors, name))
+    assert {s.norm for s in norm_sites(model)} == {'FRN', None}
+    assert {m.eps for m in model.modules() if isinstance(m, FRN)} == {1e-6}
+
+
+def test_the_config_is_left_as_it_is(stock):
+    init_default_scope('mmdet')
+    cfg = stock('RetinaNet').model
+    cfg.update(type='frn_mmdet.RetinaNet', norm_cfg='FRN')
+    before = cfg.to_dict()
+    MODELS.build(cfg)
+    assert cfg.to_dict() == before
+
+
+def test_any_other_detector_in_three_lines(build):
+
+    @MODELS.register_module(force=True)
+    class FCOSWithNorm(NormSwitch, detectors.FCOS):
+        pass
+
+    model = build(
+        'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
+        dict(type='FRN', parts=['backbone', 'head']),
+        options=dict(type='FCOSWithNorm'))
+    sites = norm_sites(model)
+    assert {s.norm for s in sites} == {'FRN', None}
+    assert sum(s.activation == 'TLU' for s in sites) == 49 + 8
+
+
+@pytest.mark.parametrize('norm', ['FRN', 'GN', 'LN', 'IN', 'BN'])
+def test_zero_init_residual(build, norm):
+    """The last gamma of a block starts at 0, whatever the norm."""
+    model = build('RetinaNet', norm, {'backbone.init_cfg': None})
+    model.init_weights()
+    for block in model.backbone.layer3:
+        assert block.norm3.weight.eq(0).all()
+        assert block.norm2.weight.eq(1).all()
+    model = build('RetinaNet', norm, {
+        'backbone.init_cfg': None,
+        'backbone.zero_init_residual': False
+    })
+    model.init_weights()
+    assert model.backbone.layer3[0].norm3.weight.eq(1).all()
+
+
+@pytest.mark.parametrize('name', ['RetinaNet', 'MaskRCNN'])
+def test_images_of_a_batch_do_not_influence_each_other(small, name):
+    """A whole model in training mode; the same measure for BN is not 0."""
+    x = torch.randn(3, 3, 160, 160)
+    for norm, independent in (('FRN', True), ('BN', False)):
+        model = small(name, norm).train()
+        together = model.extract_feat(x)
+        alone = [model.extract_feat(x[i:i + 1]) for i in range(3)]
+        for level, feat in enumerate(together):
+            apart = torch.cat([feats[level] for feats in alone])
+            close = torch.allclose(feat, apart, rtol=1e-4, atol=1e-5)
+            assert close is independent
+
+
+def test_mask_head_with_no_positive_roi(small, losses):
+    """An image without objects gives the RoI heads an empty batch."""
+    model = small('MaskRCNN')
+    loss = losses(model, items=[0, 0], with_mask=True)
+    loss.backward()
+    assert loss.isfinite()
+    empty = torch.zeros(0, 16, 14, 14)
+    assert model.roi_head.mask_head(empty).shape == (0, 80, 28, 28)
+
+
+@pytest.mark.parametrize('norm', ['FRN', 'SyncBN', 'LN', 'IN', 'BN'])
+def test_a_training_step(small, losses, norm):
+    model = small('MaskRCNN', norm)
+    model.init_weights()
+    loss = losses(model, with_mask=True)
+    loss.backward()
+    assert loss.isfinite()
+    for name, p in model.named_parameters():
+        assert p.grad is None or p.grad.isfinite().all(), name
+
+
+def test_groups_that_do_not_divide_are_named(small):
+    with pytest.raises(ConfigError) as error:
+        small('RetinaNet', 'GN')
+    text = str(error.value)
+    assert text.startswith('model.norm_cfg.num_groups')
+    assert '8' in text
+    assert '32' in text
+
+
+def test_other_errors_are_not_hidden(small):
+    with pytest.raises(KeyError, match='invalid depth 17'):
+        small('RetinaNet', 'FRN', {'backbone.depth': 17})
+
+
+def test_a_wrong_value_is_refused_before_anything_is_built(build):
+    with pytest.raises(ConfigError, match="unknown norm 'XN'; choose one of"):
+        build('RetinaNet', 'XN', {'backbone.depth': 17})

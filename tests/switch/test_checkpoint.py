@@ -1,0 +1,73 @@
+import pytest
+import torch
+from mmengine.runner import load_checkpoint
+
+from frn_mmdet.errors import ConfigError
+
+GN = dict(type='GN', num_groups=4)
+
+
+@pytest.fixture
+def load(small, tmp_path):
+    """load(saved, loaded): through a file, as every mmdet tool does."""
+
+    def _load(saved, loaded, name='MaskRCNN'):
+        path = str(tmp_path / 'model.pth')
+        first = small(name, saved, seed=1)
+        torch.save(dict(state_dict=first.state_dict()), path)
+        second = small(name, loaded, seed=2)
+        load_checkpoint(second, path)
+        return first, second
+
+    return _load
+
+
+@pytest.mark.parametrize('norm', ['FRN', 'BN', GN, 'LN'])
+def test_the_same_norm_loads(load, norm):
+    first, second = load(norm, norm)
+    state = second.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in first.state_dict().items())
+
+
+@pytest.mark.parametrize('saved, loaded, words', [
+    ('BN', 'FRN', ['has FRN', 'has BN']),
+    ('FRN', GN, ['has GN', 'has FRN']),
+    (GN, 'LN', ['has LN', 'has GN']),
+    ('LN', 'IN', ['has IN', 'has LN']),
+    (None, 'BN', ['has BN', 'neck.lateral_convs.0.bn', 'has no norm']),
+    ('FRN', dict(type='FRN', tlu=False), ['.tau', 'tlu=True']),
+    (dict(type='BN', tlu=True), 'BN', ['.tau', 'tlu=True']),
+])
+def test_another_norm_is_refused(load, saved, loaded, words):
+    with pytest.raises(ConfigError) as error:
+        load(saved, loaded)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_relu_weights_start_a_tlu_model(load):
+    """A threshold of 0 is a ReLU, so nothing is wrong with these."""
+    first, second = load(dict(type='FRN', tlu=False), 'FRN')
+    x = torch.randn(1, 3, 64, 64)
+    for a, b in zip(first.backbone(x), second.backbone(x), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_synchronised_or_not_is_the_same_norm(load):
+    load('BN', 'SyncBN')
+
+
+def test_a_backbone_alone_may_be_loaded(small, tmp_path):
+    path = str(tmp_path / 'backbone.pth')
+    first, second = small('MaskRCNN', seed=1), small('MaskRCNN', seed=2)
+    torch.save({
+        k: v
+        for k, v in first.state_dict().items() if k.startswith('backbone')
+    }, path)
+    load_checkpoint(second, path)
+    assert torch.equal(second.backbone.conv1.weight,
+                       first.backbone.conv1.weight)
+
+
+def test_mmdets_own_model_takes_anything(load):
+    load('FRN', None)

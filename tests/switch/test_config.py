@@ -1,0 +1,89 @@
+import copy
+
+import pytest
+from mmdet.registry import MODELS
+from mmengine.registry import init_default_scope
+
+from frn_mmdet.switch.config import set_norms, takes
+from frn_mmdet.switch.norms import parse_norm_cfg
+
+
+def norm_cfgs(value, path=''):
+    """Every norm_cfg in a config, by path."""
+    found = {}
+    if isinstance(value, dict):
+        for key, child in value.items():
+            if key == 'norm_cfg':
+                found[path] = child
+            else:
+                found |= norm_cfgs(child, f'{path}.{key}' if path else key)
+    elif isinstance(value, list):
+        for i, child in enumerate(value):
+            found |= norm_cfgs(child, f'{path}.{i}')
+    return found
+
+
+def switched(cfg, value):
+    model = copy.deepcopy(cfg.model)
+    set_norms(model, parse_norm_cfg(value))
+    return norm_cfgs(model)
+
+
+def test_one_is_added_wherever_a_part_takes_it(stock):
+    assert list(norm_cfgs(stock('MaskRCNN').model)) == ['backbone']
+    assert switched(stock('MaskRCNN'), 'FRN') == {
+        path: dict(type='FRN')
+        for path in ('backbone', 'neck', 'roi_head.bbox_head',
+                     'roi_head.mask_head')
+    }
+    assert list(switched(stock('RetinaNet'), 'FRN')) == [
+        'backbone', 'neck', 'bbox_head'
+    ]
+    assert list(switched(stock('CascadeRCNN'), 'FRN')) == [
+        'backbone', 'neck', 'roi_head.bbox_head.0', 'roi_head.bbox_head.1',
+        'roi_head.bbox_head.2', 'roi_head.mask_head'
+    ]
+
+
+def test_nothing_of_the_old_one_leaks(stock):
+    cfg = stock('mmdet::gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py')
+    before = norm_cfgs(cfg.model)
+    assert {c['num_groups'] for c in before.values()} == {32}
+    after = switched(cfg, dict(type='FRN', learnable_eps=True))
+    assert list(after.values()) == [dict(type='FRN', learnable_eps=True)] * 4
+
+
+def test_parts(stock):
+    after = switched(stock('MaskRCNN'), dict(type='GN', parts='head'))
+    gn = dict(type='GN', num_groups=32)
+    assert after['roi_head.bbox_head'] == after['roi_head.mask_head'] == gn
+    assert after['backbone'] == dict(type='BN', requires_grad=True)
+    assert 'neck' not in after
+
+
+def test_parts_do_not_share_a_dict(stock):
+    after = switched(stock('MaskRCNN'), 'FRN')
+    assert len({id(cfg) for cfg in after.values()}) == 4
+
+
+@pytest.mark.parametrize('name, takes_it', [
+    ('ResNet', True),
+    ('ResNetV1d', True),
+    ('ResNeXt', True),
+    ('FPN', True),
+    ('RetinaHead', True),
+    ('Shared4Conv1FCBBoxHead', True),
+    ('FCNMaskHead', True),
+    ('mmdet.FPN', True),
+    ('RPNHead', False),
+    ('StandardRoIHead', False),
+    ('FocalLoss', False),
+    ('no such class', False),
+    (None, False),
+])
+def test_takes_norm_cfg(name, takes_it):
+    """Through **kwargs to a base, too: build it and see."""
+    init_default_scope('mmdet')
+    assert takes(name, 'norm_cfg') is takes_it
+    if takes_it:
+        assert takes(MODELS.get(name), 'norm_cfg')

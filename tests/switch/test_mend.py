@@ -1,0 +1,128 @@
+import pytest
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+
+from frn_mmdet.switch.mend import mend
+from frn_mmdet.switch.norms import parse_norm_cfg
+
+
+@pytest.fixture
+def mended(stock):
+    """mended(name, norm, **backbone): the model config and what was said."""
+    init_default_scope('mmdet')
+
+    def _mended(name, norm, **backbone):
+        model = stock(name).model
+        model.backbone.update(backbone)
+        said = mend(model, parse_norm_cfg(norm))
+        return model, said
+
+    return _mended
+
+
+OWN = dict(type='Pretrained', checkpoint='work_dirs/mine.pth')
+
+
+@pytest.mark.parametrize('norm', ['FRN', 'GN', 'LN', 'IN'])
+def test_a_zoo_checkpoint_of_another_norm_goes(mended, norm):
+    model, said = mended('RetinaNet', norm)
+    assert model.backbone.init_cfg is None
+    assert model.backbone.frozen_stages == -1
+    assert not model.backbone.norm_eval
+    text = '\n'.join(said)
+    assert 'torchvision://resnet50' in text
+    assert 'trained with BN' in text
+    assert 'backbone.frozen_stages: 1 -> -1' in text
+
+
+@pytest.mark.parametrize('norm', ['BN', 'SyncBN', dict(type='BN', tlu=True)])
+def test_a_zoo_checkpoint_of_the_same_norm_stays(mended, stock, norm):
+    model, said = mended('MaskRCNN', norm)
+    assert model.backbone == stock('MaskRCNN').model.backbone
+    assert said == []
+
+
+@pytest.mark.parametrize('norm, stays', [
+    ('GN', True),
+    (dict(type='GN', num_groups=16), False),
+    ('BN', False),
+    ('FRN', False),
+])
+def test_the_zoos_group_norm(mended, norm, stays):
+    model, said = mended('mmdet::gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py',
+                         norm)
+    assert (model.backbone.init_cfg is not None) is stays
+    assert bool(said) is not stays
+    if not stays:
+        assert 'resnet50_gn was trained with GN' in said[0]
+
+
+@pytest.mark.parametrize('norm', ['FRN', 'BN', 'GN'])
+def test_a_users_own_checkpoint_is_never_dropped(mended, norm):
+    model, said = mended('MaskRCNN', norm, init_cfg=OWN)
+    assert model.backbone.init_cfg == OWN
+    assert model.backbone.frozen_stages == 1
+    assert len(said) == 1
+    assert 'work_dirs/mine.pth is your own and stays' in said[0]
+
+
+@pytest.mark.parametrize('path', [
+    'https://example.org/resnet50.pth', 's3://bucket/resnet50.pth',
+    'torchvision/resnet50.pth'
+])
+def test_what_is_not_a_zoos_is_the_users(mended, path):
+    own = dict(type='Pretrained', checkpoint=path)
+    model, _ = mended('MaskRCNN', 'FRN', init_cfg=own)
+    assert model.backbone.init_cfg == own
+
+
+def test_old_key_pretrained(mended):
+    model, said = mended(
+        'MaskRCNN', 'FRN', init_cfg=None, pretrained='torchvision://resnet50')
+    assert 'pretrained' not in model.backbone
+    assert 'dropped' in said[0]
+
+
+def test_batch_norm_from_scratch_learns_its_statistics(mended):
+    model, said = mended('MaskRCNN', 'BN', init_cfg=None)
+    assert not model.backbone.norm_eval
+    assert model.backbone.frozen_stages == -1
+    assert any('norm_eval: True -> False' in s for s in said)
+    # ... also where the config is silent: True is mmdet's default.
+    model, said = mended('FasterRCNN', 'BN', init_cfg=None)
+    assert not model.backbone.norm_eval
+
+
+def test_parts_that_stay_are_not_mended(mended, stock):
+    model, said = mended('RetinaNet', dict(type='FRN', parts='head'))
+    assert model == stock('RetinaNet').model
+    assert said == []
+
+
+@pytest.mark.parametrize('norm', ['BN', 'SyncBN'])
+def test_a_shared_head_gets_a_batch_norm_per_level(mended, norm):
+    model, said = mended('RetinaNet', norm)
+    assert model.bbox_head.type == 'RetinaSepBNHead'
+    assert model.bbox_head.num_ins == 5
+    assert len(said) == 1
+    assert 'bypass_duplicate=True' in said[0]
+
+
+def test_a_head_that_cannot_be_mended_is_said(mended):
+    model, said = mended('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
+                         'BN')
+    assert model.bbox_head.type == 'FCOSHead'
+    assert any('FCOSHead shares its BN' in s for s in said)
+
+
+def test_it_is_all_said_in_one_record(build):
+    records = []
+    logger = MMLogger.get_instance('test_mend')
+    handler = logger.handlers[0]
+    handler.emit = records.append
+    build('RetinaNet')
+    texts = [r.getMessage() for r in records if 'norm_cfg' in r.getMessage()]
+    assert len(texts) == 1
+    for words in ('69', 'FRN', '57', 'TLU', 'torchvision://resnet50',
+                  'frozen_stages'):
+        assert words in texts[0]
