@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import mmdet
+import torch
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 
 from .check_data import check_coco_data
 from .errors import ConfigError
@@ -27,21 +29,31 @@ def run_mmdet_tool(name: str, splits: tuple[str, ...]) -> None:
         if not tool.is_file():
             raise ConfigError(
                 f'mmdet has no {tool}; reinstall it from its wheel')
-        _check_arguments(splits)
+        args = _parse_arguments()
+        _check_arguments(args, splits)
+        if args.launcher == 'pytorch' and get_device() == 'cpu':
+            _start_group_of_cpus()
         runpy.run_path(str(tool), run_name='__main__')
     except ConfigError as error:
         sys.exit(f'error: {error}')
 
 
-def _check_arguments(splits: tuple[str, ...]) -> None:
-    """Check the config, the checkpoint and the data named on the line."""
+def _parse_arguments() -> argparse.Namespace:
+    """The few arguments that matter here; mmdet's tool parses them all."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument('config', nargs='?')
     parser.add_argument('checkpoint', nargs='?')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    args, _ = parser.parse_known_args()
-    if args.config is None or '-h' in sys.argv or '--help' in sys.argv:
-        return  # the tool has its say
+    parser.add_argument('--launcher')
+    parser.add_argument('-h', '--help', action='store_true')
+    return parser.parse_known_args()[0]
+
+
+def _check_arguments(args: argparse.Namespace,
+                     splits: tuple[str, ...]) -> None:
+    """Check the config, the checkpoint and the data named on the line."""
+    if args.config is None or args.help:
+        return  # mmdet's tool has its say
     _check_file('config', args.config)
     if args.checkpoint is not None and '://' not in args.checkpoint:
         _check_file('checkpoint', args.checkpoint)
@@ -53,3 +65,20 @@ def _check_arguments(splits: tuple[str, ...]) -> None:
 def _check_file(what: str, path: str) -> None:
     if not Path(path).is_file():
         raise ConfigError(f'{what}: no file {path}')
+
+
+def _start_group_of_cpus() -> None:
+    """Let processes without a GPU train together.
+
+    mmengine selects a CUDA device and gives its number to the model wrapper,
+    unless a process group is there and the wrapper's config says otherwise.
+    """
+    torch.distributed.init_process_group('gloo')
+    if '--cfg-options' not in sys.argv:
+        sys.argv.append('--cfg-options')
+    at = sys.argv.index('--cfg-options') + 1
+    sys.argv[at:at] = [
+        'model_wrapper_cfg.type=MMDistributedDataParallel',
+        'model_wrapper_cfg.device_ids=None',
+        'model_wrapper_cfg.broadcast_buffers=False'
+    ]

@@ -2,8 +2,8 @@
 # Evaluate on several GPUs: tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of tools/test.py]
 #
 # On several machines run it on each, with the same NNODES, MASTER_ADDR and
-# PORT and with NODE_RANK = 0, 1, ... Without a GPU add
-# --cfg-options env_cfg.dist_cfg.backend=gloo
+# PORT and with NODE_RANK = 0, 1, ... Without a GPU, GPUS is the number of
+# processes.
 set -euo pipefail
 
 if (($# < 3)); then

@@ -2,8 +2,8 @@
 # Train on several GPUs: tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]
 #
 # On several machines run it on each, with the same NNODES, MASTER_ADDR and
-# PORT and with NODE_RANK = 0, 1, ... Without a GPU add
-# --cfg-options env_cfg.dist_cfg.backend=gloo
+# PORT and with NODE_RANK = 0, 1, ... Without a GPU, GPUS is the number of
+# processes.
 set -euo pipefail
 
 if (($# < 2)); then

@@ -1,0 +1,158 @@
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / 'configs/demo/retinanet_r18_fpn_frn_shapes.py'
+
+# Two epochs of eight steps on one core.
+SHORT = [
+    'train_cfg.max_epochs=2', 'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False',
+    'train_dataloader.batch_size=2',
+    'val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False',
+    'test_dataloader.num_workers=0',
+    'test_dataloader.persistent_workers=False',
+    'default_hooks.logger.interval=1', 'train_cfg.val_interval=2'
+]
+
+STOCK = "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n"
+
+
+def steps(log):
+    """(epoch, step) of every training step in a log."""
+    found = re.findall(r'Epoch\(train\) +\[(\d+)\]\[ *(\d+)/', log)
+    return [(int(epoch), int(step)) for epoch, step in found]
+
+
+def test_train_then_test_then_infer(tool, tmp_path, shapes):
+    log = tool('train.py', DEMO, '--work-dir', tmp_path, '--cfg-options',
+               *SHORT)
+    assert steps(log) == [(e, i) for e in (1, 2) for i in range(1, 9)]
+    assert 'model.norm_cfg: FRN' in log
+    assert 'coco/bbox_mAP_50' in log
+    checkpoint = tmp_path / 'epoch_2.pth'
+    assert 'coco/bbox_mAP_50' in tool('test.py', DEMO, checkpoint,
+                                      '--work-dir', tmp_path,
+                                      '--cfg-options', *SHORT)
+    # The same file serves mmdet's two ways to infer.
+    from mmdet.apis import DetInferencer, inference_detector, init_detector
+    image = str(next((shapes / 'val2017').iterdir()))
+    model = init_detector(str(DEMO), str(checkpoint), device='cpu')
+    result = inference_detector(model, image).pred_instances
+    inferencer = DetInferencer(
+        str(DEMO), str(checkpoint), device='cpu', show_progress=False)
+    scores = inferencer(image, no_save_vis=True)['predictions'][0]['scores']
+    assert scores == pytest.approx(result.scores.tolist(), abs=1e-5)
+    # Another norm's model must not run on these weights.
+    text = tool('test.py', DEMO, checkpoint, '--work-dir', tmp_path,
+                '--cfg-options', 'model.norm_cfg=LN', *SHORT, ok=False)
+    assert text.strip().splitlines()[-1].startswith('error: the model has LN')
+
+
+@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_training_resumes(tool, tmp_path, environment, how):
+    command = [
+        sys.executable, ROOT / 'tools/train.py', DEMO, '--work-dir', tmp_path,
+        '--cfg-options', *SHORT, 'train_cfg.max_epochs=50'
+    ]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL)
+    last = tmp_path / 'last_checkpoint'
+    deadline = time.time() + 300
+    while not last.exists() and time.time() < deadline:
+        time.sleep(.1)
+    process.send_signal(how)
+    assert process.wait(60) != 0
+    done = int(re.search(r'epoch_(\d+).pth', last.read_text())[1])
+    optimizer = torch.load(
+        last.read_text(), weights_only=False)['optimizer']
+    assert optimizer['state']
+    log = tool('train.py', DEMO, '--work-dir', tmp_path, '--resume',
+               '--cfg-options', *SHORT, f'train_cfg.max_epochs={done + 1}')
+    assert f'resumed epoch: {done}, iter: {8 * done}' in log
+    assert steps(log) == [(done + 1, i) for i in range(1, 9)]
+
+
+def test_two_processes(tool, tmp_path):
+    log = tool('dist_train.sh', DEMO, 2, '--work-dir', tmp_path,
+               '--cfg-options', *SHORT)
+    # 16 images over two processes of two images each: four steps.
+    assert steps(log) == [(e, i) for e in (1, 2) for i in range(1, 5)]
+    assert 'coco/bbox_mAP_50' in log
+    tool('dist_test.sh', DEMO, tmp_path / 'epoch_2.pth', 2, '--work-dir',
+         tmp_path, '--cfg-options', *SHORT)
+
+
+@pytest.mark.parametrize('norm, count', [
+    ('FRN', '69 norms, 57 TLU'),
+    ('GN', '69 norms, 0 TLU'),
+    pytest.param('BN', '101 norms', marks=pytest.mark.slow),
+    pytest.param('SyncBN', '101 norms', marks=pytest.mark.slow),
+    pytest.param('LN', '69 norms', marks=pytest.mark.slow),
+    pytest.param('IN', '69 norms', marks=pytest.mark.slow),
+])
+def test_one_key_on_mmdets_own_config(tool, tmp_path, shapes, norm, count):
+    """BN keeps mmdet's checkpoint, which cannot be had here: from scratch."""
+    config = tmp_path / 'mine.py'
+    config.write_text(f'{STOCK}model = dict(type="frn_mmdet.RetinaNet")\n')
+    options = [
+        f'model.norm_cfg={norm}', 'model.bbox_head.num_classes=3',
+        'train_dataloader.dataset.indices=4'
+    ]
+    if 'BN' in norm:
+        options.append('model.backbone.init_cfg=None')
+    for split in ('train', 'val', 'test'):
+        options += [
+            f'{split}_dataloader.dataset.data_root={shapes}/',
+            f'{split}_dataloader.dataset.metainfo.classes='
+            '(circle,square,triangle)',
+        ]
+        if split != 'train':
+            options.append(f'{split}_evaluator.ann_file={shapes}'
+                           '/annotations/instances_val2017.json')
+    log = tool('train.py', config, '--work-dir', tmp_path, '--cfg-options',
+               *SHORT, *options, 'train_cfg.max_epochs=1',
+               'train_dataloader.dataset.pipeline.2.scale=(256,256)',
+               'val_dataloader.dataset.pipeline.1.scale=(256,256)')
+    assert count in log
+    assert len(steps(log)) == 2
+    losses = [float(x) for x in re.findall(r' loss: ([\d.]+)', log)]
+    assert len(losses) == 2
+    assert all(0 < loss < 100 for loss in losses)
+
+
+@pytest.mark.parametrize('args, words', [
+    (['none.py'], ['config', 'none.py']),
+    ([DEMO, '--cfg-options', 'train_dataloader.dataset.data_root=/no/such/'],
+     ['train_dataloader.dataset.data_root', '/no/such/', 'COCO_ROOT']),
+    ([DEMO, '--cfg-options', 'model.norm_cfg=XN'],
+     ['model.norm_cfg', "'XN'", 'choose one of FRN, BN']),
+    ([DEMO, '--cfg-options', 'model.norm_cfg.num_groups=8'],
+     ["FRN takes no 'num_groups'"]),
+])
+def test_a_wrong_argument_is_one_sentence(tool, tmp_path, args, words):
+    text = tool('train.py', args[0], '--work-dir', tmp_path, *args[1:],
+                ok=False)
+    assert 'Traceback' not in text
+    last = text.strip().splitlines()[-1]
+    assert last.startswith('error: ')
+    for word in words:
+        assert word in last
+
+
+def test_help_is_mmdets(tool):
+    assert '--auto-scale-lr' in tool('train.py', '--help')
+    assert '--show-dir' in tool('test.py', '--help')
+
+
+def test_usage_of_the_launchers(tool):
+    assert 'CONFIG GPUS' in tool('dist_train.sh', DEMO, ok=False)
+    assert 'CONFIG CHECKPOINT GPUS' in tool('dist_test.sh', DEMO, ok=False)
