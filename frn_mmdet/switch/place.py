@@ -128,7 +128,8 @@ def _possible_activations(model: nn.Module, path: str) -> Iterator[str]:
     while '.' in path:
         path, _, name = path.rpartition('.')
         parent = model.get_submodule(path)
-        if isinstance(parent, nn.Sequential):
+        known = read_key(parent) in READERS
+        if isinstance(parent, nn.Sequential) and known:
             names = list(dict(parent.named_children()))
             following = names[names.index(name) + 1:]
             if following:
@@ -136,7 +137,7 @@ def _possible_activations(model: nn.Module, path: str) -> Iterator[str]:
                               ACTIVATIONS):
                     yield f'{path}.{following[0]}'
                 return
-        elif read_key(parent) not in READERS:
+        elif not known:
             yield from (f'{path}.{act}' for act in _activations_of(parent))
 
 
