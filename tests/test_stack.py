@@ -1,10 +1,11 @@
 import subprocess
 import sys
+from pickle import UnpicklingError
 
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MessageHub
+from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner.checkpoint import load_checkpoint, save_checkpoint
 from torch import nn
 
@@ -28,7 +29,7 @@ def test_import_says_what_to_install(package):
 def test_a_checkpoint_with_its_log_loads_without_trusting_it(tmp_path):
     """On torch >= 2.6, where only weights and declared classes load."""
     hub = MessageHub.get_instance('test_stack')
-    for value in (1.5, np.float32(2.5), torch.tensor(3.5)):
+    for value in (1.5, np.float32(2.5), np.float64(3.5)):
         hub.update_scalar('train/loss', value)
     hub.update_info('iter', 7)
     model = nn.Linear(2, 2)
@@ -41,3 +42,11 @@ def test_a_checkpoint_with_its_log_loads_without_trusting_it(tmp_path):
     loaded = load_checkpoint(nn.Linear(2, 2), path)
     history = loaded['message_hub']['log_scalars']['train/loss']
     assert history.current() == pytest.approx(3.5)
+
+
+def test_a_checkpoint_cannot_reach_further():
+    from frn_mmdet.stack import _history_method
+    assert _history_method(HistoryBuffer, 'mean') is HistoryBuffer.mean
+    for owner, name in ((HistoryBuffer, '__init__'), (torch, 'load')):
+        with pytest.raises(UnpicklingError, match=name):
+            _history_method(owner, name)

@@ -32,7 +32,7 @@ def environment(shapes):
 
 
 @pytest.fixture
-def tool(environment):
+def tool(environment, tmp_path):
     """tool(name, *args): run tools/name, check its exit, give its output."""
 
     def _tool(name, *args, ok=True):
@@ -40,6 +40,7 @@ def tool(environment):
         run = subprocess.run(
             [*command, str(ROOT / 'tools' / name), *map(str, args)],
             env=environment,
+            cwd=tmp_path,  # some tools of mmdet write to where they run
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,0 +1,61 @@
+# `make` alone lists what there is to type.
+
+STACK ?= onedl
+ifeq ($(STACK),onedl)
+VENV := .venv
+else ifeq ($(STACK),openmmlab)
+VENV := .venv-openmmlab
+else
+$(error STACK=$(STACK): there is onedl (the default) and openmmlab)
+endif
+PYTHON := $(VENV)/bin/python
+
+# Touched when the environment is complete: an interrupted build leaves none,
+# and a changed pin makes it stale. Either way the next command goes on.
+STAMP := $(VENV)/.complete
+
+DEMO_DATA := data/shapes
+DEMO_NAME := retinanet_r18_fpn_frn_shapes
+DEMO_CONFIG := configs/demo/$(DEMO_NAME).py
+DEMO_DIR := work_dirs/$(DEMO_NAME)
+
+.PHONY: help env demo test test-slow lint clean distclean
+
+help:  ## this list (the default)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' \
+		$(MAKEFILE_LIST)
+	@echo 'STACK=openmmlab, after any of them: on the OpenMMLab packages'
+	@echo "ARGS='-k tlu -x', after the tests: handed to pytest"
+
+env: $(STAMP)  ## the environment, which the others build if it is missing
+
+$(STAMP): tools/install_stack.sh setup.py requirements/$(STACK).txt \
+		requirements/build.txt requirements/tests.txt
+	tools/install_stack.sh $(STACK) $(VENV)
+	@touch $@
+
+demo: $(STAMP)  ## train, test and see a small detector with FRN: minutes
+	$(PYTHON) tools/make_shapes.py $(DEMO_DATA)
+	$(PYTHON) tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)
+	checkpoint=$$(cat $(DEMO_DIR)/last_checkpoint) && \
+	$(PYTHON) tools/test.py $(DEMO_CONFIG) $$checkpoint \
+		--work-dir $(DEMO_DIR)/test && \
+	$(PYTHON) tools/draw_detections.py $(DEMO_CONFIG) $$checkpoint \
+		--out $(DEMO_DIR)/detections.png
+	$(PYTHON) tools/plot_training.py $(DEMO_DIR) --out $(DEMO_DIR)/training.png
+
+test: $(STAMP)  ## the tests
+	$(PYTHON) -m pytest -m 'not slow' $(ARGS)
+
+test-slow: $(STAMP)  ## the tests that take minutes
+	$(PYTHON) -m pytest -m slow $(ARGS)
+
+lint: $(STAMP)  ## style
+	$(PYTHON) -m ruff check .
+
+clean:  ## removes what the demo and the tools wrote
+	rm -rf $(DEMO_DATA) $(DEMO_DIR) build *.egg-info \
+		.pytest_cache .ruff_cache .hypothesis
+
+distclean: clean  ## removes the environments as well
+	rm -rf .venv .venv-openmmlab
