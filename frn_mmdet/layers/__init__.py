@@ -1,7 +1,9 @@
 """Norm and activation layers, registered with mmengine."""
 
+from .brn import BRN
 from .frn import FRN
 from .layer_norm import MapLayerNorm
 from .tlu import TLU
+from .uncentred import GFRN, LFRN
 
-__all__ = ['FRN', 'MapLayerNorm', 'TLU']
+__all__ = ['BRN', 'FRN', 'GFRN', 'LFRN', 'MapLayerNorm', 'TLU']

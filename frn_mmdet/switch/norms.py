@@ -8,7 +8,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import nn
 
 from ..errors import ConfigError
-from ..layers import FRN, MapLayerNorm
+from ..layers import BRN, FRN, GFRN, LFRN, MapLayerNorm
 
 PARTS = ('backbone', 'neck', 'head')
 
@@ -47,6 +47,9 @@ NORMS = {
     'LN': Norm(MapLayerNorm, 'frn_mmdet.LN'),
     # PyTorch's default is no gamma and beta; the paper's norms have both.
     'IN': Norm(nn.InstanceNorm2d, 'IN', dict(affine=True)),
+    'BRN': Norm(BRN, 'BRN', batch=True),
+    'GFRN': Norm(GFRN, 'GFRN', dict(num_groups=32), tlu=True),
+    'LFRN': Norm(LFRN, 'LFRN', tlu=True),
 }
 
 

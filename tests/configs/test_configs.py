@@ -8,7 +8,8 @@ from mmengine.config import Config
 
 ROOT = Path(__file__).parents[2] / 'configs'
 ALL = sorted(p for p in ROOT.rglob('*.py') if '_base_' not in p.parts)
-FRN = [p for p in ALL if p.parent.name == 'frn']
+EPOCHS = [p for p in ALL if p.parent.name in ('frn', 'mask_rcnn')]
+COCO = [p for p in ALL if p.stem.endswith('_coco')]
 
 
 def load(path, monkeypatch, root=None):
@@ -20,7 +21,8 @@ def load(path, monkeypatch, root=None):
 
 
 def test_there_are_configs():
-    assert len(FRN) == 6
+    assert len(EPOCHS) == 14 + 12
+    assert len(COCO) == 14 + 12 + 12
 
 
 @pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
@@ -28,27 +30,30 @@ def test_one_key_names_the_norm(path, monkeypatch):
     """Below model.norm_cfg none of our own files mentions a norm."""
     cfg = load(path, monkeypatch)
     assert cfg.model.type.startswith('frn_mmdet.')
-    assert cfg.model.norm_cfg == dict(type='FRN')
-    own = path.read_text()
-    assert 'norm_cfg=dict(type=' not in own.replace(
-        "    norm_cfg=dict(type='FRN'),", '')
+    assert list(cfg.model.norm_cfg) == ['type']
+    name = re.search(r'_(frn|gn|bn|syncbn)[-_]', path.stem)[1]
+    assert cfg.model.norm_cfg.type.lower() == name
+    own = re.sub(r"norm_cfg=dict\(type='\w+'\)", '', path.read_text(), count=1)
+    assert 'norm_cfg' not in own
 
 
-@pytest.mark.parametrize('path', FRN, ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', EPOCHS, ids=lambda p: p.stem)
 def test_name_says_batch_and_epochs(path, monkeypatch):
-    gpus, images, times = map(
-        int, re.search(r'_(\d)xb(\d)-(\d)x_', path.stem).groups())
+    gpus, images, counts, times = (
+        int(n or 1) for n in re.search(
+            r'_(\d)xb(\d)(?:-acc(\d+))?-(\d)x_', path.stem).groups())
     cfg = load(path, monkeypatch)
     assert cfg.train_dataloader.batch_size == images
-    assert cfg.auto_scale_lr.base_batch_size == gpus * images
-    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(
-        0.02 * gpus * images / 16)
+    assert cfg.optim_wrapper.get('accumulative_counts', 1) == counts
+    batch = gpus * images * counts
+    assert cfg.auto_scale_lr.base_batch_size == batch
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.02 * batch / 16)
     assert cfg.train_cfg.max_epochs == 12 * times
     assert cfg.param_scheduler[-1].end == 12 * times
     assert cfg.model.backbone.init_cfg is None
 
 
-@pytest.mark.parametrize('path', FRN, ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', COCO, ids=lambda p: p.stem)
 @pytest.mark.parametrize('root', [None, '/somewhere/coco', '/somewhere/coco/'])
 def test_one_variable_names_the_coco_folder(path, root, monkeypatch):
     cfg = load(path, monkeypatch, root)

@@ -16,8 +16,8 @@ def test_a_string_is_enough(name):
 
 
 @pytest.mark.parametrize('name', NORMS)
-def test_tlu_follows_frn_alone_by_default(name):
-    assert parse_norm_cfg(name).tlu is (name == 'FRN')
+def test_tlu_follows_the_uncentred_norms_by_default(name):
+    assert parse_norm_cfg(name).tlu is name.endswith('FRN')
     assert parse_norm_cfg(dict(type=name, tlu=True)).tlu
     assert not parse_norm_cfg(dict(type=name, tlu=False)).tlu
 
@@ -38,7 +38,7 @@ def test_parts():
 
 
 @pytest.mark.parametrize('value, words', [
-    ('XN', ["'XN'", 'FRN, BN, SyncBN, GN, LN, IN']),
+    ('XN', ["'XN'", 'FRN, BN, SyncBN, GN, LN, IN, BRN, GFRN, LFRN']),
     (dict(type='XN'), ["'XN'", 'FRN']),
     (dict(num_groups=8), ['None', 'FRN']),
     (8, ['name of a norm', '8']),
@@ -49,6 +49,7 @@ def test_parts():
     (dict(type='FRN', parts='roi'), ['parts', "'roi'", 'neck']),
     (dict(type='FRN', parts=[]), ['parts', 'neck']),
     (dict(type='FRN', parts=3), ['parts', '3', 'neck']),
+    (dict(type='BRN', r_maximum=2), ['BRN', "'r_maximum'", 'r_max']),
     (dict(type='GN', num_groups=0), ['num_groups', '0']),
     (dict(type='GN', num_groups='8'), ['num_groups', "'8'"]),
 ])

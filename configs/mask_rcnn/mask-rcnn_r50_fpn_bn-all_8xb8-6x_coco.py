@@ -1,0 +1,6 @@
+_base_ = '../frn/mask-rcnn_r50_fpn_frn-all_8xb2-6x_coco.py'
+
+model = dict(norm_cfg=dict(type='BN'))
+train_dataloader = dict(batch_size=8)
+optim_wrapper = dict(optimizer=dict(lr=0.02 * 4))
+auto_scale_lr = dict(base_batch_size=64)

@@ -1,0 +1,139 @@
+"""Batch Renormalization."""
+
+import torch
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import ConfigError
+from ..registry import MODELS
+
+
+@ROOT_MODELS.register_module()
+@MODELS.register_module()
+class BRN(_BatchNorm):
+    """Batch Renormalization (Ioffe, NeurIPS 2017, algorithm 1).
+
+    In training the batch's statistics normalise, as in BN, and a correction
+    brings the result to what the running statistics would give::
+
+        r = clip(sigma_batch / sigma_running, 1 / r_max, r_max)
+        d = clip((mu_batch - mu_running) / sigma_running, -d_max, d_max)
+        y = weight * ((x - mu_batch) / sigma_batch * r + d) + bias
+
+    No gradient goes through r and d. In test the running statistics
+    normalise. The limits grow with the steps seen, from r_max 1 and d_max 0,
+    which is BN: constant during ``warmup_steps``, then linear until
+    ``r_steps`` and ``d_steps`` (section 4.1). The step is the buffer
+    ``num_batches_tracked``, so a resumed run goes on where it stopped.
+
+    The base class is BN's, since in test the two are one: ``norm_eval``
+    freezes it and BN folding folds it.
+
+    Args:
+        num_features (int): Channels C.
+        eps (float): Added to the variance. Defaults to 1e-5.
+        momentum (float): Weight of a batch in the running statistics, over 0
+            and at most 1. Defaults to 0.01 (section 4.1).
+        r_max (float): Final limit of r, 1 or more. Defaults to 3.
+        d_max (float): Final limit of d, 0 or more. Defaults to 5.
+        warmup_steps (int): Steps as BN. Defaults to 5000.
+        r_steps (int): Step from which on r_max holds. Defaults to 40000.
+        d_steps (int): Step from which on d_max holds. Defaults to 25000.
+
+    Shape:
+        (N, C, \\*spatial), any float dtype; statistics are float32 for half
+        types. N may be 0, which changes no statistics.
+
+    Raises:
+        ConfigError: If an argument is out of its range.
+    """
+
+    _abbr_ = 'brn'
+
+    def __init__(self,
+                 num_features: int,
+                 eps: float = 1e-5,
+                 momentum: float = 0.01,
+                 r_max: float = 3.,
+                 d_max: float = 5.,
+                 warmup_steps: int = 5000,
+                 r_steps: int = 40000,
+                 d_steps: int = 25000) -> None:
+        _check('momentum', momentum, 0 < momentum <= 1, 'over 0, at most 1')
+        _check('r_max', r_max, r_max >= 1, '1 or more')
+        _check('d_max', d_max, d_max >= 0, '0 or more')
+        _check('warmup_steps', warmup_steps, warmup_steps >= 0, '0 or more')
+        for name, steps in dict(r_steps=r_steps, d_steps=d_steps).items():
+            _check(name, steps, steps >= warmup_steps,
+                   f'warmup_steps ({warmup_steps}) or more')
+        super().__init__(num_features, eps=eps, momentum=momentum)
+        self.r_max = r_max
+        self.d_max = d_max
+        self.warmup_steps = warmup_steps
+        self.r_steps = r_steps
+        self.d_steps = d_steps
+
+    def limits(self) -> tuple[float, float]:
+        """The limits of r and d at the present step."""
+        step = int(self.num_batches_tracked)
+        return (1 + (self.r_max - 1) * self._progress(step, self.r_steps),
+                self.d_max * self._progress(step, self.d_steps))
+
+    def _progress(self, step: int, end: int) -> float:
+        """0 during the warm-up, 1 from ``end`` on, linear between."""
+        if step >= end:
+            return 1.
+        return max(0, step - self.warmup_steps) / (end - self.warmup_steps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise; in training also update the running statistics."""
+        self._check_input_dim(x)
+        if not self.training or x.shape[0] == 0:
+            return torch.batch_norm(x, self.weight, self.bias,
+                                    self.running_mean, self.running_var,
+                                    False, 0., self.eps, _cudnn())
+        r, d = self._correct_and_track(x)
+        # With r and d in gamma and beta, BN's own kernel does the rest.
+        return torch.batch_norm(x, self.weight * r,
+                                self.weight * d + self.bias, None, None, True,
+                                0., self.eps, _cudnn())
+
+    @torch.no_grad()
+    def _correct_and_track(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """r and d of a batch, shape (C,) each, by the statistics before it."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        dims = (0, *range(2, x.dim()))
+        var, mean = torch.var_mean(x, dims, correction=0)
+        r_max, d_max = self.limits()
+        running_std = (self.running_var + self.eps).sqrt()
+        r = ((var + self.eps).sqrt() / running_std).clamp(1 / r_max, r_max)
+        d = ((mean - self.running_mean) / running_std).clamp(-d_max, d_max)
+
+        count = x.numel() // x.shape[1]
+        unbiased = var * (count / max(count - 1, 1))  # as nn.BatchNorm
+        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
+        self.num_batches_tracked += 1
+        return r.to(self.weight), d.to(self.weight)
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() < 3 or x.shape[1] != self.num_features:
+            raise ValueError(
+                f'BRN of {self.num_features} channels takes (N, '
+                f'{self.num_features}, *spatial), got shape {tuple(x.shape)}')
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``print(model)``."""
+        return (f'{super().extra_repr()}, r_max={self.r_max}, '
+                f'd_max={self.d_max}, warmup_steps={self.warmup_steps}, '
+                f'r_steps={self.r_steps}, d_steps={self.d_steps}')
+
+
+def _check(name: str, value: float, is_right: bool, range_: str) -> None:
+    if not is_right:
+        raise ConfigError(f'BRN {name} must be {range_}, got {value!r}')
+
+
+def _cudnn() -> bool:
+    return torch.backends.cudnn.enabled

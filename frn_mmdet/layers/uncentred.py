@@ -1,0 +1,72 @@
+"""Group and layer normalisation by the uncentred second moment."""
+
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor, nn
+
+from ..ops.definition import compute_dtype, per_channel
+from ..registry import MODELS
+from .frn import EPS
+from .mmcv_eps import eps_was_given
+
+
+@ROOT_MODELS.register_module()
+@MODELS.register_module()
+class GFRN(nn.GroupNorm):
+    """Group normalisation without its mean: FRN over a group of channels.
+
+    Singh and Krishnan, section 4.3, the ablation of where FRN's gain is
+    from. ``nu2 = mean(x ** 2)`` over the channels of a group and all of
+    space, then equations (1) and (2). FRN is GFRN of one channel a group.
+
+    Args:
+        num_features (int): Channels C.
+        num_groups (int): Groups; they divide C. Defaults to 32.
+        eps (float): Added to the mean square. Defaults to 1e-6.
+
+    Shape:
+        (N, C, \\*spatial), N may be 0; statistics are float32 for half
+        types.
+    """
+
+    _abbr_ = 'gfrn'
+
+    def __init__(self,
+                 num_features: int,
+                 num_groups: int = 32,
+                 eps: float = EPS) -> None:
+        if not eps_was_given(self):
+            eps = EPS
+        super().__init__(num_groups, num_features, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each group of each image."""
+        if x.dim() < 3 or x.shape[1] != self.num_channels:
+            raise ValueError(
+                f'{type(self).__name__} of {self.num_channels} channels takes '
+                f'(N, {self.num_channels}, *spatial), got shape '
+                f'{tuple(x.shape)}')
+        grouped = x.to(compute_dtype(x)).unflatten(
+            1, (self.num_groups, self.num_channels // self.num_groups))
+        dims = tuple(range(2, grouped.dim()))
+        nu2 = grouped.square().mean(dims, keepdim=True)
+        x_hat = (grouped * (nu2 + self.eps).rsqrt()).flatten(1, 2)
+        y = x_hat * per_channel(self.weight, x) + per_channel(self.bias, x)
+        return y.to(x.dtype)
+
+
+@ROOT_MODELS.register_module()
+@MODELS.register_module()
+class LFRN(GFRN):
+    """Layer normalisation without its mean: :class:`GFRN` of one group.
+
+    Args:
+        num_features (int): Channels C.
+        eps (float): Added to the mean square. Defaults to 1e-6.
+    """
+
+    _abbr_ = 'lfrn'
+
+    def __init__(self, num_features: int, eps: float = EPS) -> None:
+        if not eps_was_given(self):
+            eps = EPS
+        super().__init__(num_features, 1, eps=eps)
