@@ -40,7 +40,8 @@ demo: $(STAMP)  ## train, test and see a small detector with FRN: minutes
 	$(PYTHON) tools/test.py $(DEMO_CONFIG) $$(cat $(DEMO_DIR)/last_checkpoint) \
 		--work-dir $(DEMO_DIR)/test
 	$(PYTHON) tools/draw_detections.py $(DEMO_CONFIG) \
-		$$(cat $(DEMO_DIR)/last_checkpoint) --out $(DEMO_DIR)/detections.png
+		$$(cat $(DEMO_DIR)/last_checkpoint) --score-thr 0.5 \
+		--out $(DEMO_DIR)/detections.png
 	$(PYTHON) tools/plot_training.py $(DEMO_DIR) --out $(DEMO_DIR)/training.png
 	@echo
 	@echo 'Next: the same detector with another norm, by one key:'
