@@ -37,12 +37,17 @@ $(STAMP): tools/install_stack.sh setup.py requirements/$(STACK).txt \
 demo: $(STAMP)  ## train, test and see a small detector with FRN: minutes
 	$(PYTHON) tools/make_shapes.py $(DEMO_DATA)
 	$(PYTHON) tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)
-	checkpoint=$$(cat $(DEMO_DIR)/last_checkpoint) && \
-	$(PYTHON) tools/test.py $(DEMO_CONFIG) $$checkpoint \
-		--work-dir $(DEMO_DIR)/test && \
-	$(PYTHON) tools/draw_detections.py $(DEMO_CONFIG) $$checkpoint \
+	$(PYTHON) tools/test.py $(DEMO_CONFIG) $$(cat $(DEMO_DIR)/last_checkpoint) \
+		--work-dir $(DEMO_DIR)/test
+	$(PYTHON) tools/draw_detections.py $(DEMO_CONFIG) \
+		$$(cat $(DEMO_DIR)/last_checkpoint) --score-thr 0.5 \
 		--out $(DEMO_DIR)/detections.png
 	$(PYTHON) tools/plot_training.py $(DEMO_DIR) --out $(DEMO_DIR)/training.png
+	@echo
+	@echo 'Next: the same detector with another norm, by one key:'
+	@echo '  $(PYTHON) tools/train.py $(DEMO_CONFIG) \'
+	@echo '      --cfg-options model.norm_cfg=BN'
+	@echo 'or your own config and COCO: see README.md.'
 
 test: $(STAMP)  ## the tests
 	$(PYTHON) -m pytest -m 'not slow' $(ARGS)

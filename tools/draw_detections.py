@@ -26,8 +26,11 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
+from frn_mmdet.check_data import check_coco_data
+from frn_mmdet.errors import ConfigError
+
 CELL = 3.2  # inches; an image's side in the grid
-FONT = 9
+FONT = 8.5
 # Where a label is looked for, as a share of the box: above it, below it,
 # inside its upper and lower edge. The label stands on or hangs from the point.
 LABEL_PLACES = [(0, 0, 'bottom'), (0, 1, 'top'), (0, 0, 'top'),
@@ -41,13 +44,9 @@ def main(argv=None):
     args = parse_args(argv)
     try:
         draw(args)
-    except PictureError as error:
+    except ConfigError as error:
         sys.exit(f'draw_detections.py: error: {error}')
     print(f'Detections: {args.out}')
-
-
-class PictureError(Exception):
-    """There is nothing to draw."""
 
 
 def parse_args(argv):
@@ -83,12 +82,17 @@ def parse_args(argv):
 
 def draw(args):
     """Run the detector on the images and write the picture."""
-    for path, what in (args.config, 'config'), (args.checkpoint, 'checkpoint'):
+    for what in 'config', 'checkpoint':
+        path = getattr(args, what)
         if not os.path.isfile(path):
-            raise PictureError(f'the {what} {path} does not exist')
+            raise ConfigError(f'{what}: no file {path}')
     config = Config.fromfile(args.config)
     config.merge_from_dict(getattr(args, 'cfg_options', {}))
-    dataset = build_dataset(config)
+    check_coco_data(config, ('test', ))
+    init_default_scope(config.get('default_scope', 'mmdet'))
+    dataset = DATASETS.build(config.test_dataloader.dataset)
+    if len(dataset) == 0:
+        raise ConfigError('test_dataloader.dataset: it has no images')
     # None of the config's own weights: the checkpoint brings them all.
     model = init_detector(
         config, args.checkpoint, device=args.device,
@@ -113,20 +117,6 @@ def draw(args):
     args.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out, dpi=120)
     plt.close(figure)
-
-
-def build_dataset(config):
-    """Return the data set that ``tools/test.py`` would test on."""
-    init_default_scope(config.get('default_scope', 'mmdet'))
-    try:
-        dataset = DATASETS.build(config.test_dataloader.dataset)
-    except FileNotFoundError as error:
-        raise PictureError(
-            f'the data set is not there: {error.filename} does not exist'
-        ) from None
-    if len(dataset) == 0:
-        raise PictureError('the test data set of the config has no images')
-    return dataset
 
 
 def draw_image(axis, truth, found, classes):
@@ -186,7 +176,7 @@ def draw_true_box(axis, box):
 
 
 def draw_labels(axis, labels, width, height):
-    """Write the labels where they do not cover one another.
+    """Write the labels where they do not cover one another, if there is room.
 
     Args:
         axis (matplotlib.axes.Axes): Where to draw.
@@ -206,6 +196,8 @@ def draw_labels(axis, labels, width, height):
             x = min(max(x, 0), max(width - w, 0))
             spots.append((x, min(max(y, 0), max(height - h, 0)), w, h))
         spot = min(spots, key=lambda s: sum(overlap(s, t) for t in taken))
+        if sum(overlap(spot, t) for t in taken) > 0.2 * w * h:
+            continue  # two labels in one place are two that cannot be read
         taken.append(spot)
         axis.text(
             spot[0] + w / 2 - 0.5, spot[1] + h / 2 - 0.5, text, color='white',

@@ -29,7 +29,7 @@ SPLITS = ('train', 'val')
 # an older generator is not taken for the present one.
 VERSION = '1'
 
-MAX_SHAPES = 5
+COUNT = (2, 6)  # shapes in an image; fewer where there is no room
 RADIUS = (0.1, 0.2)  # of the shapes, as a share of the image's side
 TILT = 15  # degrees; more, and a square in its box looks like a circle
 AMPLITUDE = 85.0  # of the colours around mid-grey, at contrast 1
@@ -73,7 +73,7 @@ def parse_args(argv):
         '--train', metavar='N', type=number(int, 1), default=800,
         help='training images, 1 or more')
     parser.add_argument(
-        '--val', metavar='N', type=number(int, 1), default=200,
+        '--val', metavar='N', type=number(int, 1), default=100,
         help='held-out images, 1 or more')
     parser.add_argument(
         '--size', metavar='PIXELS', type=number(int, 64, 4096), default=128,
@@ -216,7 +216,7 @@ def make_scene(rng, size, empty=False):
     scene = make_background(rng, size, ground)
     taken = np.zeros((size, size), bool)
     shapes = []
-    for _ in range(0 if empty else rng.integers(1, MAX_SHAPES + 1)):
+    for _ in range(0 if empty else rng.integers(*COUNT, endpoint=True)):
         label = rng.integers(len(CLASSES))
         color = pick_color(rng, ground)
         placed = place(rng, CLASSES[label], taken)

@@ -30,8 +30,7 @@ class EagerFRN(Function):
         inv = (nu2 + per_channel(eps, x)).rsqrt()
         y = _affine(x_wide, inv, weight, bias)
         if tau is not None:
-            tau_wide = per_channel(tau, x)
-            y = torch.where(y < tau_wide, tau_wide, y)
+            y = torch.maximum(y, per_channel(tau, x))
         eps_is_tensor = isinstance(eps, Tensor)
         ctx.eps = None if eps_is_tensor else eps
         ctx.save_for_backward(x, inv, weight, bias, tau,

@@ -26,7 +26,7 @@ test_pipeline = [
 # One worker: the images load in no time, and each process more takes a core
 # from the training.
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),

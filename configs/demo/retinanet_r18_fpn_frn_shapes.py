@@ -1,0 +1,75 @@
+# A RetinaNet small enough for a CPU, with FRN everywhere, on generated shapes.
+#
+#     make demo
+#
+# or, step by step:
+#
+#     python tools/make_shapes.py data/shapes
+#     python tools/train.py configs/demo/retinanet_r18_fpn_frn_shapes.py
+#
+# Measured once on 2 cores without a GPU, on 200 held-out images: training and
+# test together 162 s, AP 0.799, AP50 0.988.
+_base_ = [
+    '../_base_/datasets/shapes_detection.py',
+    '../_base_/schedules/schedule_shapes.py',
+    '../_base_/default_runtime.py'
+]
+
+model = dict(
+    type='frn_mmdet.RetinaNet',
+    norm_cfg=dict(type='FRN'),
+    data_preprocessor=dict(
+        type='DetDataPreprocessor',
+        mean=[127.5, 127.5, 127.5],
+        std=[50., 50., 50.],
+        pad_size_divisor=32),
+    backbone=dict(
+        type='ResNet',
+        depth=18,
+        base_channels=16),
+    neck=dict(
+        type='FPN',
+        in_channels=[16, 32, 64, 128],
+        out_channels=64,
+        start_level=1,
+        num_outs=3),
+    bbox_head=dict(
+        type='RetinaHead',
+        num_classes=3,
+        in_channels=64,
+        stacked_convs=2,
+        feat_channels=64,
+        anchor_generator=dict(
+            type='AnchorGenerator',
+            octave_base_scale=3,
+            scales_per_octave=3,
+            ratios=[0.5, 1.0, 2.0],
+            strides=[8, 16, 32]),
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
+        loss_cls=dict(
+            type='FocalLoss',
+            use_sigmoid=True,
+            gamma=2.0,
+            alpha=0.25,
+            loss_weight=1.0),
+        loss_bbox=dict(type='L1Loss', loss_weight=1.0)),
+    train_cfg=dict(
+        assigner=dict(
+            type='MaxIoUAssigner',
+            pos_iou_thr=0.5,
+            neg_iou_thr=0.4,
+            min_pos_iou=0,
+            ignore_iof_thr=-1),
+        sampler=dict(type='PseudoSampler'),
+        allowed_border=-1,
+        pos_weight=-1,
+        debug=False),
+    test_cfg=dict(
+        nms_pre=1000,
+        min_bbox_size=0,
+        score_thr=0.05,
+        nms=dict(type='nms', iou_threshold=0.5),
+        max_per_img=100))
+
+default_hooks = dict(
+    logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=1))
