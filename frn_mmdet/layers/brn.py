@@ -12,7 +12,7 @@ from ..registry import MODELS
 @ROOT_MODELS.register_module()
 @MODELS.register_module()
 class BRN(_BatchNorm):
-    """Batch Renormalization (Ioffe, NeurIPS 2017, algorithm 1).
+    r"""Batch Renormalization (Ioffe, NeurIPS 2017, algorithm 1).
 
     In training the batch's statistics normalise, as in BN, and a correction
     brings the result to what the running statistics would give::
@@ -42,7 +42,7 @@ class BRN(_BatchNorm):
         d_steps (int): Step from which on d_max holds. Defaults to 25000.
 
     Shape:
-        (N, C, \\*spatial), any float dtype; statistics are float32 for half
+        (N, C, \*spatial), any float dtype; statistics are float32 for half
         types. N may be 0, which changes no statistics.
 
     Raises:
@@ -101,7 +101,7 @@ class BRN(_BatchNorm):
 
     @torch.no_grad()
     def _correct_and_track(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """r and d of a batch, shape (C,) each, by the statistics before it."""
+        """R and d of a batch, shape (C,) each, by the statistics before it."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         dims = (0, *range(2, x.dim()))
         var, mean = torch.var_mean(x, dims, correction=0)

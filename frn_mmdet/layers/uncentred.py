@@ -12,7 +12,7 @@ from .mmcv_eps import eps_was_given
 @ROOT_MODELS.register_module()
 @MODELS.register_module()
 class GFRN(nn.GroupNorm):
-    """Group normalisation without its mean: FRN over a group of channels.
+    r"""Group normalisation without its mean: FRN over a group of channels.
 
     Singh and Krishnan, section 4.3, the ablation of where FRN's gain is
     from. ``nu2 = mean(x ** 2)`` over the channels of a group and all of
@@ -24,7 +24,7 @@ class GFRN(nn.GroupNorm):
         eps (float): Added to the mean square. Defaults to 1e-6.
 
     Shape:
-        (N, C, \\*spatial), N may be 0; statistics are float32 for half
+        (N, C, \*spatial), N may be 0; statistics are float32 for half
         types.
     """
 

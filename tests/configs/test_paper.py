@@ -50,7 +50,8 @@ def test_cosine_warm_up_and_decay(path):
 
 def test_decay_is_on_convolution_weights_alone():
     init_default_scope('mmdet')
-    cfg = Config.fromfile(ROOT / 'paper/retinanet_r101_fpn_frn_8xb2-500k_coco.py')
+    path = ROOT / 'paper/retinanet_r101_fpn_frn_8xb2-500k_coco.py'
+    cfg = Config.fromfile(path)
     cfg.model.backbone.depth = 50  # less to build; the rules are the same
     model = MODELS.build(cfg.model)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer

@@ -66,5 +66,5 @@ def test_a_config_that_fails_is_named(tool, tmp_path):
     text = tool('check_configs.py', bad, good, ok=False)
     table = rows(text)
     assert table['bad']['norms'] == 'failed'
-    assert table[good.stem]['norms'] == '26'
+    assert table[good.stem]['norms'] == '30'
     assert f'failed: {bad}: ConfigError: model.norm_cfg: unknown' in text
