@@ -45,8 +45,9 @@ def _check_dataset(key: str, dataset: dict) -> None:
     root = str(dataset.get('data_root') or '')
     if '://' in root or dataset.get('backend_args'):
         return  # not on this disk
-    hint = ('set COCO_ROOT (configs of frn_mmdet) or data_root to a folder '
-            "with annotations/ and images in COCO's layout")
+    hint = ('set data_root, or in configs of frn_mmdet COCO_ROOT or '
+            'SHAPES_ROOT, to a folder with annotations/ and images in '
+            "COCO's layout")
     if root and not Path(root).is_dir():
         raise ConfigError(f'{key}.data_root: no folder {root}; {hint}')
     images = Path(root, (dataset.get('data_prefix') or {}).get('img') or '')

@@ -33,7 +33,7 @@ def main(argv=None):
     except LogError as error:
         sys.exit(f'plot_training.py: error: {error}')
     plot(losses, aps, args.work_dir.resolve().name, args.out)
-    last = ', '.join(f'{AP_KEYS[key][0]} {values[-1][1]:.3f}'
+    last = ', '.join(f'{key} {values[-1][1]:.3f}'
                      for key, values in aps.items())
     print(f'Loss and AP: {args.out}' + f' (at the end {last})' * bool(last))
 

@@ -63,14 +63,21 @@ def test_an_interrupted_training_resumes(tool, tmp_path, environment, how):
         '--cfg-options', *SHORT, 'train_cfg.max_epochs=50'
     ]
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL)
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # A shell's background job, which CI may be, ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     last = tmp_path / 'last_checkpoint'
     deadline = time.time() + 300
-    while not last.exists() and time.time() < deadline:
-        time.sleep(.1)
-    process.send_signal(how)
-    assert process.wait(60) != 0
+    try:
+        while not last.exists() and time.time() < deadline:
+            time.sleep(.1)
+        process.send_signal(how)
+        assert process.wait(60) != 0
+    finally:
+        process.kill()
     done = int(re.search(r'epoch_(\d+).pth', last.read_text())[1])
     optimizer = torch.load(
         last.read_text(), weights_only=False)['optimizer']

@@ -22,8 +22,8 @@ param_scheduler = [
         convert_to_iter_based=True)
 ]
 
-# AdamW, since there are minutes rather than days: after as many steps, SGD is
-# not half as far.
+# AdamW, since there are minutes rather than days: after 1200 steps it had AP
+# 0.78, SGD at LR 0.02 had 0.46 (one run each).
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=0.003, weight_decay=0.01, fused=True),
