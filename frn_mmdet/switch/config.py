@@ -6,7 +6,7 @@ from typing import Any
 
 from mmdet.registry import MODELS
 
-from .norms import NormPlan
+from .norms import NormPlan, part_of
 
 # Keys of a model config that hold no layers.
 NOT_PARTS = {'type', 'data_preprocessor', 'train_cfg', 'test_cfg', 'init_cfg'}
@@ -39,8 +39,7 @@ def planned_parts(model_cfg: dict,
     for key, cfg in model_cfg.items():
         if key in NOT_PARTS or not isinstance(cfg, (dict, list, tuple)):
             continue
-        part = key if key in ('backbone', 'neck') else 'head'
-        if part in plan.parts:
+        if part_of(key) in plan.parts:
             yield key, cfg
 
 

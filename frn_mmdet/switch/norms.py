@@ -75,6 +75,12 @@ class NormPlan:
         return NORMS[self.name]
 
 
+def part_of(path: str) -> str:
+    """The part that a module path, or a key of a model config, is of."""
+    name = path.split('.', 1)[0]
+    return name if name in ('backbone', 'neck') else 'head'
+
+
 def parse_norm_cfg(value: str | dict) -> NormPlan:
     """Read a value of ``model.norm_cfg``.
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..layers import TLU
-from .norms import NormPlan
+from .norms import NormPlan, part_of
 from .sites import ACTIVATIONS, CONTAINERS, READERS, Slot, find_slots, read_key
 
 # A ``forward`` that calls one of these as a function hides an activation.
@@ -15,12 +15,6 @@ FUNCTIONAL = {
     'relu', 'relu_', 'relu6', 'leaky_relu', 'elu', 'gelu', 'silu', 'mish',
     'hardswish'
 }
-
-
-def part_of(path: str) -> str:
-    """The part of ``norm_cfg.parts`` that a module path belongs to."""
-    name = path.split('.', 1)[0]
-    return name if name in ('backbone', 'neck') else 'head'
 
 
 def place_tlu(model: nn.Module, plan: NormPlan) -> None:

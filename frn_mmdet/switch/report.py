@@ -4,8 +4,7 @@ from collections import Counter
 
 from torch import nn
 
-from .norms import PARTS, NormPlan
-from .place import part_of
+from .norms import PARTS, NormPlan, part_of
 from .sites import norm_sites
 
 
