@@ -2,6 +2,8 @@
 
 import copy
 
+import torch.distributed as dist
+from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from ..errors import ConfigError
@@ -57,6 +59,24 @@ class NormSwitch:
         place_tlu(self, plan)
         self._norm_plan = plan
         print_log(describe_switch(self, plan, mended), logger='current')
+
+    def train(self, mode: bool = True) -> 'NormSwitch':
+        """As ``nn.Module.train``, but no SyncBN that cannot synchronise.
+
+        In one process mmengine would make it BN and train on.
+
+        Raises:
+            ConfigError: If SyncBN is to train without a process group, or
+                without a GPU.
+        """
+        synced = self._norm_plan is not None and self._norm_plan.synced
+        if mode and synced and not (
+                dist.is_initialized() and get_device() == 'cuda'):
+            raise ConfigError(
+                'model.norm_cfg: SyncBN trains on GPUs in a process group, '
+                'and here is none; start with tools/dist_train.sh (or '
+                '--launcher), or choose FRN, GN or BN')
+        return super().train(mode)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args,
                               **kwargs) -> None:

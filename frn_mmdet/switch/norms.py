@@ -74,6 +74,11 @@ class NormPlan:
         """The row of the table."""
         return NORMS[self.name]
 
+    @property
+    def synced(self) -> bool:
+        """Whether the GPUs of a process group share statistics."""
+        return self.name == 'SyncBN'
+
 
 def part_of(path: str) -> str:
     """The part that a module path, or a key of a model config, is of."""

@@ -105,7 +105,7 @@ def test_mask_head_with_no_positive_roi(small, losses):
     assert model.roi_head.mask_head(empty).shape == (0, 80, 28, 28)
 
 
-@pytest.mark.parametrize('norm', ['FRN', 'SyncBN', 'LN', 'IN', 'BN'])
+@pytest.mark.parametrize('norm', ['FRN', 'LN', 'IN', 'BN'])
 def test_a_training_step(small, losses, norm):
     model = small('MaskRCNN', norm)
     model.init_weights()
@@ -114,6 +114,14 @@ def test_a_training_step(small, losses, norm):
     assert loss.isfinite()
     for name, p in model.named_parameters():
         assert p.grad is None or p.grad.isfinite().all(), name
+
+
+def test_syncbn_alone_is_refused_in_training(small):
+    model = small('RetinaNet', 'SyncBN')
+    model.eval()
+    with pytest.raises(ConfigError, match='SyncBN trains on GPUs in a proce'):
+        model.train()
+    small('RetinaNet', 'BN').train()
 
 
 def test_groups_that_do_not_divide_are_named(small):

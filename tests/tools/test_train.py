@@ -102,7 +102,6 @@ def test_two_processes(tool, tmp_path):
     ('FRN', '69 norms, 57 TLU'),
     ('GN', '69 norms, 0 TLU'),
     pytest.param('BN', '101 norms', marks=pytest.mark.slow),
-    pytest.param('SyncBN', '101 norms', marks=pytest.mark.slow),
     pytest.param('LN', '69 norms', marks=pytest.mark.slow),
     pytest.param('IN', '69 norms', marks=pytest.mark.slow),
 ])
@@ -142,6 +141,8 @@ def test_one_key_on_mmdets_own_config(tool, tmp_path, shapes, norm, count):
      ['train_dataloader.dataset.data_root', '/no/such/', 'COCO_ROOT']),
     ([DEMO, '--cfg-options', 'model.norm_cfg=XN'],
      ['model.norm_cfg', "'XN'", 'choose one of FRN, BN']),
+    ([DEMO, '--cfg-options', 'model.norm_cfg=SyncBN'],
+     ['model.norm_cfg: SyncBN', 'process group', 'tools/dist_train.sh']),
     ([DEMO, '--cfg-options', 'model.norm_cfg.num_groups=8'],
      ["FRN takes no 'num_groups'"]),
 ])
