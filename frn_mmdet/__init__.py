@@ -2,12 +2,13 @@
 
 from . import stack  # isort: skip  (first: it says what is missing)
 from .layers import FRN, TLU
-from .ops import frn
+from .ops import frn, kernel_for, use_kernel
 from .switch import NormSite, norm_sites
 from .version import __version__
 
 stack.allow_own_checkpoints()
 
 __all__ = [
-    'FRN', 'NormSite', 'TLU', '__version__', 'frn', 'norm_sites'
+    'FRN', 'NormSite', 'TLU', '__version__', 'frn', 'kernel_for',
+    'norm_sites', 'use_kernel'
 ]

@@ -1,6 +1,5 @@
 """The paper's equations in plain PyTorch: what every kernel must equal."""
 
-
 import torch
 from torch import Tensor
 
@@ -40,7 +39,7 @@ def threshold(y: Tensor, tau: Tensor) -> Tensor:
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype of statistics and arithmetic: float32 for half types."""
-    return torch.promote_types(x.dtype, torch.float32)
+    return torch.float32 if x.dtype.itemsize < 4 else x.dtype
 
 
 def spatial_dims(x: Tensor) -> tuple[int, ...]:

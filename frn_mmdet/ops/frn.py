@@ -1,9 +1,11 @@
 """The FRN operation, as every layer calls it."""
 
-
+import torch
 from torch import Tensor
 
-from .eager import EagerFRN
+from .definition import frn_definition
+from .kernel import kernel_for
+from .plain import PlainFRN
 
 
 def frn(x: Tensor,
@@ -41,8 +43,14 @@ def frn(x: Tensor,
         ValueError: If ``x`` or a parameter has another shape.
     """
     _check_shapes(x, weight, bias, tau, eps)
-    # The one place where a kernel is chosen.
-    return EagerFRN.apply(x, weight, bias, tau, eps)
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        # What leaves PyTorch must consist of what others know.
+        return frn_definition(x, weight, bias, tau, eps)
+    if kernel_for(x.device).name == 'plain':
+        return PlainFRN.apply(x, weight, bias, tau, eps)
+    eps_tensor = eps if isinstance(eps, Tensor) else None
+    eps = 0. if isinstance(eps, Tensor) else eps
+    return torch.ops.frn_mmdet.frn(x, weight, bias, tau, eps_tensor, eps)[0]
 
 
 def _check_shapes(x, weight, bias, tau, eps) -> None:

@@ -1,5 +1,4 @@
-"""FRN for any device, keeping one activation for backward."""
-
+"""FRN in plain PyTorch, for any device, keeping one activation."""
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from .definition import (
 )
 
 
-class EagerFRN(Function):
+class PlainFRN(Function):
     """The definition with the backward of the paper's section 3.2.
 
     Autograd would keep three to five tensors as large as the input. This

@@ -1,0 +1,571 @@
+// FRN with TLU for a CPU: forward reads the input and writes the output,
+// backward reads the input and the gradient and writes one gradient.
+//
+// Compiled on first use by cpu.py. The operators are declared in library.py;
+// definition.py says what they compute. T is the dtype of the maps, A that of
+// statistics and arithmetic: float for half types.
+//
+// Sums run over fixed blocks in A, which join in double, so that neither the
+// length of a row nor the number of threads shows in a result.
+
+#include <ATen/Dispatch.h>
+#include <ATen/OpMathType.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/cpu/vec/functional.h>
+#include <ATen/cpu/vec/vec.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <tuple>
+#include <type_traits>
+#include <vector>
+
+namespace {
+
+using at::Tensor;
+using Optional = std::optional<Tensor>;
+using Forward = std::tuple<Tensor, Tensor>;
+using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// Elements that a sum in A spans (in channels_last, where it has one lane in
+// place of eight, pixels), and the least that a thread is worth.
+constexpr int64_t kBlock = 256;
+constexpr int64_t kStrip = 64;
+constexpr int64_t kGrain = 32768;
+
+// (N, C, *spatial) as the loops see it.
+struct Map {
+  int64_t images, channels, size;
+  explicit Map(const Tensor& x)
+      : images(x.size(0)),
+        channels(x.size(1)),
+        size(x.numel() ? x.numel() / (x.size(0) * x.size(1)) : 0) {}
+  int64_t rows() const { return images * channels; }
+};
+
+// Also stated in library.py, for the fake tensors of torch.compile.
+at::MemoryFormat format_of(const Tensor& x) {
+  const auto last = x.dim() == 5 ? at::MemoryFormat::ChannelsLast3d
+                                 : at::MemoryFormat::ChannelsLast;
+  const bool is_last =
+      x.dim() >= 4 && !x.is_contiguous() && x.is_contiguous(last);
+  return is_last ? last : at::MemoryFormat::Contiguous;
+}
+
+template <typename A>
+Tensor in_dtype(const Tensor& parameter) {
+  return parameter.to(c10::CppTypeToScalarType<A>::value).contiguous();
+}
+
+// What a channel is given: gamma, beta, tau (which -inf turns off) and eps.
+template <typename A>
+class Parameters {
+ public:
+  Parameters(const Tensor& weight, const Tensor& bias, const Optional& tau,
+             const Optional& eps_tensor, double eps)
+      : weight_(in_dtype<A>(weight)),
+        bias_(in_dtype<A>(bias)),
+        tau_(tau ? in_dtype<A>(*tau) : Tensor()),
+        eps_tensor_(eps_tensor ? in_dtype<A>(*eps_tensor) : Tensor()),
+        eps_(static_cast<A>(eps)),
+        weight(weight_.template const_data_ptr<A>()),
+        bias(bias_.template const_data_ptr<A>()),
+        tau_data_(tau ? tau_.template const_data_ptr<A>() : nullptr),
+        eps_data_(eps_tensor ? eps_tensor_.template const_data_ptr<A>()
+                             : nullptr),
+        eps_step_(eps_tensor && eps_tensor_.numel() > 1) {}
+
+  A tau(int64_t channel) const {
+    return tau_data_ ? tau_data_[channel]
+                     : -std::numeric_limits<A>::infinity();
+  }
+  A eps(int64_t channel) const {
+    return eps_data_ ? eps_data_[channel * eps_step_] : eps_;
+  }
+
+ private:
+  const Tensor weight_, bias_, tau_, eps_tensor_;
+  const A eps_;
+
+ public:
+  const A* const weight;
+  const A* const bias;
+
+ private:
+  const A* const tau_data_;
+  const A* const eps_data_;
+  const int64_t eps_step_;
+};
+
+// Half types are widened to blocks of A and narrowed again; a map that is of
+// A already is read and written in place.
+
+template <typename T, typename A>
+class Reader {
+ public:
+  // n <= kBlock elements, good until the next call.
+  const A* operator()(const T* from, int64_t n) {
+    if constexpr (std::is_same_v<T, A>) {
+      return from;
+    } else {
+      int64_t i = 0;
+      at::vec::Vectorized<A> lanes;
+      for (; i + lanes.size() <= n; i += lanes.size()) {
+        at::vec::load_to_float<T>(from + i, lanes);
+        lanes.store(block_ + i);
+      }
+      for (; i < n; ++i) {
+        block_[i] = static_cast<A>(from[i]);
+      }
+      return block_;
+    }
+  }
+
+ private:
+  A block_[kBlock];
+};
+
+template <typename T, typename A>
+class Writer {
+ public:
+  // Where n elements for `to` are to be put before write(to, n).
+  A* place(T* to) {
+    if constexpr (std::is_same_v<T, A>) {
+      return to;
+    } else {
+      return block_;
+    }
+  }
+  void write(T* to, int64_t n) {
+    if constexpr (!std::is_same_v<T, A>) {
+      at::vec::convert(block_, to, n);
+    }
+  }
+
+ private:
+  A block_[kBlock];
+};
+
+// f(begin, n) for the blocks of `size` elements.
+template <typename F>
+void for_blocks(int64_t size, const F& f) {
+  for (int64_t begin = 0; begin < size; begin += kBlock) {
+    f(begin, std::min(kBlock, size - begin));
+  }
+}
+
+// Equations (2) and (3). Backward clips where forward did because both ask
+// here, and because the compiler may not contract it (-ffp-contract=off).
+template <typename A>
+inline A affine(A x, A scale, A bias) {
+  return x * scale + bias;
+}
+
+template <typename A>
+inline A inverse_root(double sum, int64_t size, A eps) {
+  return A(1) / std::sqrt(static_cast<A>(sum / size) + eps);
+}
+
+// The sums that a row's gradients are made of.
+struct Sums {
+  double dot = 0;      // <dy, x> where y was not clipped
+  double kept = 0;     // sum of dy where y was not clipped
+  double clipped = 0;  // and where it was
+};
+
+// Rows in memory one after the other (NCHW).
+
+template <typename T, typename A>
+void forward_rows(const T* x, const Parameters<A>& p, T* y, A* inv, Map map) {
+  const int64_t grain = std::max<int64_t>(1, kGrain / map.size);
+  at::parallel_for(0, map.rows(), grain, [&](int64_t first, int64_t last) {
+    Reader<T, A> read;
+    Writer<T, A> writer;
+    for (int64_t row = first; row < last; ++row) {
+      const int64_t c = row % map.channels;
+      const T* from = x + row * map.size;
+      T* to = y + row * map.size;
+      double total = 0;
+      for_blocks(map.size, [&](int64_t begin, int64_t n) {
+        const A* value = read(from + begin, n);
+        A sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < n; ++i) {
+          sum += value[i] * value[i];
+        }
+        total += sum;
+      });
+      inv[row] = inverse_root<A>(total, map.size, p.eps(c));
+      const A scale = inv[row] * p.weight[c], bias = p.bias[c];
+      const A tau = p.tau(c);
+      for_blocks(map.size, [&](int64_t begin, int64_t n) {
+        const A* value = read(from + begin, n);
+        A* out = writer.place(to + begin);
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) {
+          const A z = affine(value[i], scale, bias);
+          out[i] = z < tau ? tau : z;
+        }
+        writer.write(to + begin, n);
+      });
+    }
+  });
+}
+
+template <typename T, typename A>
+void backward_rows(const T* dy, const T* x, const A* inv,
+                   const Parameters<A>& p, T* dx, Sums* sums, Map map) {
+  const int64_t grain = std::max<int64_t>(1, kGrain / map.size);
+  at::parallel_for(0, map.rows(), grain, [&](int64_t first, int64_t last) {
+    Reader<T, A> read, read_grad;
+    Writer<T, A> writer;
+    for (int64_t row = first; row < last; ++row) {
+      const int64_t c = row % map.channels;
+      const T* from = x + row * map.size;
+      const T* from_grad = dy + row * map.size;
+      T* to = dx + row * map.size;
+      const A scale = inv[row] * p.weight[c], bias = p.bias[c];
+      const A tau = p.tau(c);
+      Sums total;
+      for_blocks(map.size, [&](int64_t begin, int64_t n) {
+        const A* value = read(from + begin, n);
+        const A* grad = read_grad(from_grad + begin, n);
+        A dot = 0, kept = 0, clipped = 0;
+#pragma omp simd reduction(+ : dot, kept, clipped)
+        for (int64_t i = 0; i < n; ++i) {
+          const bool below = affine(value[i], scale, bias) < tau;
+          const A passed = below ? A(0) : grad[i];
+          dot += passed * value[i];
+          kept += passed;
+          clipped += below ? grad[i] : A(0);
+        }
+        total.dot += dot;
+        total.kept += kept;
+        total.clipped += clipped;
+      });
+      sums[row] = total;
+      const A pull = scale * inv[row] * inv[row] *
+                     static_cast<A>(total.dot / map.size);
+      for_blocks(map.size, [&](int64_t begin, int64_t n) {
+        const A* value = read(from + begin, n);
+        const A* grad = read_grad(from_grad + begin, n);
+        A* out = writer.place(to + begin);
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) {
+          const bool below = affine(value[i], scale, bias) < tau;
+          const A passed = below ? A(0) : grad[i];
+          out[i] = passed * scale - value[i] * pull;
+        }
+        writer.write(to + begin, n);
+      });
+    }
+  });
+}
+
+// Channels in memory one after the other (channels_last): the pixels of an
+// image are dealt out in strips, whose sums then join in order.
+
+struct Strips {
+  int64_t per_image, count;
+  explicit Strips(Map map)
+      : per_image((map.size + kStrip - 1) / kStrip),
+        count(per_image * map.images) {}
+
+  // f(strip, image, element, first channel, channels) for every block of
+  // channels of every pixel. make() gives each thread an f of its own.
+  template <typename F>
+  void for_each(Map map, const F& make) const {
+    const int64_t grain = std::max<int64_t>(
+        1, kGrain / (kStrip * map.channels));
+    at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+      auto f = make();
+      for (int64_t strip = begin; strip < end; ++strip) {
+        const int64_t image = strip / per_image;
+        const int64_t first = strip % per_image * kStrip;
+        const int64_t last = std::min(first + kStrip, map.size);
+        for (int64_t pixel = first; pixel < last; ++pixel) {
+          const int64_t at = (image * map.size + pixel) * map.channels;
+          for_blocks(map.channels, [&](int64_t c, int64_t n) {
+            f(strip, image, at + c, c, n);
+          });
+        }
+      }
+    });
+  }
+};
+
+template <typename T, typename A>
+void forward_last(const T* x, const Parameters<A>& p, T* y, A* inv, Map map) {
+  const int64_t channels = map.channels;
+  const Strips strips(map);
+  std::vector<A> partial(strips.count * channels);
+  strips.for_each(map, [&] {
+    return [&, read = Reader<T, A>()](int64_t strip, int64_t, int64_t at,
+                                      int64_t c, int64_t n) mutable {
+      const A* value = read(x + at, n);
+      A* sum = partial.data() + strip * channels + c;
+#pragma omp simd
+      for (int64_t i = 0; i < n; ++i) {
+        sum[i] += value[i] * value[i];
+      }
+    };
+  });
+  std::vector<A> scale(map.rows()), tau(channels);
+  for (int64_t c = 0; c < channels; ++c) {
+    tau[c] = p.tau(c);
+    for (int64_t image = 0; image < map.images; ++image) {
+      double sum = 0;
+      for (int64_t k = 0; k < strips.per_image; ++k) {
+        sum += partial[(image * strips.per_image + k) * channels + c];
+      }
+      const int64_t row = image * channels + c;
+      inv[row] = inverse_root<A>(sum, map.size, p.eps(c));
+      scale[row] = inv[row] * p.weight[c];
+    }
+  }
+  strips.for_each(map, [&] {
+    return [&, read = Reader<T, A>(), writer = Writer<T, A>()](
+               int64_t, int64_t image, int64_t at, int64_t c,
+               int64_t n) mutable {
+      const A* value = read(x + at, n);
+      const A* s = scale.data() + image * channels + c;
+      const A *b = p.bias + c, *t = tau.data() + c;
+      A* out = writer.place(y + at);
+#pragma omp simd
+      for (int64_t i = 0; i < n; ++i) {
+        const A z = affine(value[i], s[i], b[i]);
+        out[i] = z < t[i] ? t[i] : z;
+      }
+      writer.write(y + at, n);
+    };
+  });
+}
+
+template <typename T, typename A>
+void backward_last(const T* dy, const T* x, const A* inv,
+                   const Parameters<A>& p, T* dx, Sums* sums, Map map) {
+  const int64_t channels = map.channels;
+  const Strips strips(map);
+  std::vector<A> scale(map.rows()), pull(map.rows()), tau(channels);
+  for (int64_t row = 0; row < map.rows(); ++row) {
+    scale[row] = inv[row] * p.weight[row % channels];
+  }
+  for (int64_t c = 0; c < channels; ++c) {
+    tau[c] = p.tau(c);
+  }
+  std::vector<A> partial(strips.count * 3 * channels);
+  strips.for_each(map, [&] {
+    return [&, read = Reader<T, A>(), read_grad = Reader<T, A>()](
+               int64_t strip, int64_t image, int64_t at, int64_t c,
+               int64_t n) mutable {
+      const A *value = read(x + at, n), *grad = read_grad(dy + at, n);
+      const A* s = scale.data() + image * channels + c;
+      const A *b = p.bias + c, *t = tau.data() + c;
+      A* dot = partial.data() + strip * 3 * channels + c;
+      A *kept = dot + channels, *clipped = kept + channels;
+#pragma omp simd
+      for (int64_t i = 0; i < n; ++i) {
+        const bool below = affine(value[i], s[i], b[i]) < t[i];
+        const A passed = below ? A(0) : grad[i];
+        dot[i] += passed * value[i];
+        kept[i] += passed;
+        clipped[i] += below ? grad[i] : A(0);
+      }
+    };
+  });
+  for (int64_t row = 0; row < map.rows(); ++row) {
+    const int64_t first = row / channels * strips.per_image;
+    for (int64_t k = first; k < first + strips.per_image; ++k) {
+      const A* sum = partial.data() + k * 3 * channels + row % channels;
+      sums[row].dot += sum[0];
+      sums[row].kept += sum[channels];
+      sums[row].clipped += sum[2 * channels];
+    }
+    pull[row] = scale[row] * inv[row] * inv[row] *
+                static_cast<A>(sums[row].dot / map.size);
+  }
+  strips.for_each(map, [&] {
+    return [&, read = Reader<T, A>(), read_grad = Reader<T, A>(),
+            writer = Writer<T, A>()](int64_t, int64_t image, int64_t at,
+                                     int64_t c, int64_t n) mutable {
+      const A *value = read(x + at, n), *grad = read_grad(dy + at, n);
+      const A* s = scale.data() + image * channels + c;
+      const A* pulled = pull.data() + image * channels + c;
+      const A *b = p.bias + c, *t = tau.data() + c;
+      A* out = writer.place(dx + at);
+#pragma omp simd
+      for (int64_t i = 0; i < n; ++i) {
+        const bool below = affine(value[i], s[i], b[i]) < t[i];
+        const A passed = below ? A(0) : grad[i];
+        out[i] = passed * s[i] - value[i] * pulled[i];
+      }
+      writer.write(dx + at, n);
+    };
+  });
+}
+
+// The operators below autograd.
+
+Forward frn(const Tensor& x, const Tensor& weight, const Tensor& bias,
+            const Optional& tau, const Optional& eps_tensor, double eps) {
+  const auto format = format_of(x);
+  const Tensor from = x.contiguous(format);
+  const Map map(x);
+  const Tensor y = at::empty_like(from, from.options(), format);
+  Tensor inv;
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kHalf, at::kBFloat16, x.scalar_type(), "frn", [&] {
+        using A = at::opmath_type<scalar_t>;
+        inv = at::empty({map.images, map.channels},
+                        x.options().dtype(c10::CppTypeToScalarType<A>::value));
+        if (x.numel() == 0) {
+          return;
+        }
+        const Parameters<A> p(weight, bias, tau, eps_tensor, eps);
+        const auto run = format == at::MemoryFormat::Contiguous
+                             ? forward_rows<scalar_t, A>
+                             : forward_last<scalar_t, A>;
+        run(from.const_data_ptr<scalar_t>(), p, y.mutable_data_ptr<scalar_t>(),
+            inv.mutable_data_ptr<A>(), map);
+      });
+  return {y, inv};
+}
+
+Backward frn_backward(const Tensor& grad, const Tensor& x, const Tensor& inv,
+                      const Tensor& weight, const Tensor& bias,
+                      const Optional& tau, const Optional& eps_tensor,
+                      double eps) {
+  const auto format = format_of(x);
+  const Tensor from = x.contiguous(format), dy = grad.contiguous(format);
+  const Map map(x);
+  const Tensor dx = at::empty_like(from, from.options(), format);
+  Tensor out[4];  // of weight, bias, tau and eps, per channel
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kHalf, at::kBFloat16, x.scalar_type(), "frn_backward", [&] {
+        using A = at::opmath_type<scalar_t>;
+        const Parameters<A> p(weight, bias, tau, eps_tensor, eps);
+        std::vector<Sums> sums(x.numel() ? map.rows() : 0);
+        if (x.numel() != 0) {
+          const auto run = format == at::MemoryFormat::Contiguous
+                               ? backward_rows<scalar_t, A>
+                               : backward_last<scalar_t, A>;
+          run(dy.const_data_ptr<scalar_t>(), from.const_data_ptr<scalar_t>(),
+              inv.const_data_ptr<A>(), p, dx.mutable_data_ptr<scalar_t>(),
+              sums.data(), map);
+        }
+        // Over the images, in their order: [what][channel].
+        std::vector<double> total(4 * map.channels);
+        const A* root = inv.const_data_ptr<A>();
+        for (size_t row = 0; row < sums.size(); ++row) {
+          const int64_t c = row % map.channels;
+          const double r = root[row], dot = sums[row].dot * r;
+          total[c] += dot;
+          total[map.channels + c] += sums[row].kept;
+          total[2 * map.channels + c] += sums[row].clipped;
+          total[3 * map.channels + c] -= 0.5 * dot * p.weight[c] * r * r;
+        }
+        for (int64_t k = 0; k < 4; ++k) {
+          out[k] = at::empty({map.channels}, inv.options());
+          std::copy_n(total.data() + k * map.channels, map.channels,
+                      out[k].mutable_data_ptr<A>());
+        }
+      });
+  return {dx, out[0], out[1], out[2], out[3]};
+}
+
+// Autograd in C++, since at batch 1 the Python around a small map would take
+// longer than the map. library.py has the same for other devices.
+
+template <typename F>
+auto operator_of(const char* name) {
+  return c10::Dispatcher::singleton()
+      .findSchemaOrThrow(name, "")
+      .typed<F>();
+}
+
+Optional optional(const Tensor& tensor) {
+  return tensor.defined() ? Optional(tensor) : std::nullopt;
+}
+
+class Autograd : public torch::autograd::Function<Autograd> {
+ public:
+  using Context = torch::autograd::AutogradContext;
+  using Tensors = torch::autograd::variable_list;
+
+  static Tensors forward(Context* ctx, const Tensor& x, const Tensor& weight,
+                         const Tensor& bias, const Optional& tau,
+                         const Optional& eps_tensor, double eps) {
+    static const auto op = operator_of<decltype(frn)>("frn_mmdet::frn");
+    at::AutoDispatchBelowADInplaceOrView below;
+    auto [y, inv] = op.call(x, weight, bias, tau, eps_tensor, eps);
+    ctx->save_for_backward({x, inv, weight, bias, tau.value_or(Tensor()),
+                            eps_tensor.value_or(Tensor())});
+    ctx->saved_data["eps"] = eps;
+    ctx->mark_non_differentiable({inv});
+    return {y, inv};
+  }
+
+  static Tensors backward(Context* ctx, const Tensors& grads) {
+    static const auto op =
+        operator_of<decltype(frn_backward)>("frn_mmdet::frn_backward");
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &x = saved[0], &weight = saved[2], &bias = saved[3];
+    const Optional tau = optional(saved[4]), eps = optional(saved[5]);
+    const auto call = [&] {
+      return op.call(grads[0], x, saved[1], weight, bias, tau, eps,
+                     ctx->saved_data["eps"].toDouble());
+    };
+    const auto [dx, dweight, dbias, dtau, deps] = [&] {
+      if (at::GradMode::is_enabled()) {  // somebody differentiates this
+        return call();
+      }
+      at::AutoDispatchBelowADInplaceOrView below;
+      return call();
+    }();
+    Tensors result(6);
+    size_t edge = 0;  // counts the tensors among the arguments
+    const auto put = [&](size_t argument, const Tensor& grad,
+                         const Tensor& like) {
+      if (ctx->needs_input_grad(edge++)) {
+        result[argument] = grad.to(like.scalar_type());
+      }
+    };
+    put(0, dx, x);
+    put(1, dweight, weight);
+    put(2, dbias, bias);
+    if (tau) {
+      put(3, dtau, *tau);
+    }
+    if (eps) {
+      // symbolic, for torch.compile with dynamic shapes
+      put(4, eps->sym_numel() == 1 ? deps.sum().view({1}) : deps, *eps);
+    }
+    return result;
+  }
+};
+
+Forward frn_autograd(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                     const Optional& tau, const Optional& eps_tensor,
+                     double eps) {
+  const auto out = Autograd::apply(x, weight, bias, tau, eps_tensor, eps);
+  return {out[0], out[1]};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(frn_mmdet, CPU, m) {
+  m.impl("frn", frn);
+  m.impl("frn_backward", frn_backward);
+}
+
+TORCH_LIBRARY_IMPL(frn_mmdet, AutogradCPU, m) {
+  m.impl("frn", frn_autograd);
+}

@@ -1,0 +1,454 @@
+"""FRN with TLU for a GPU, in Triton.
+
+A row is one channel of one image. A program takes a tile of R channels of
+one image and B of their positions, wherever they lie in memory, so NCHW and
+channels_last share the kernels. There are three ways over the rows, which
+:func:`plan` chooses from:
+
+- whole: a tile holds rows from end to end, and reads each element once (box
+  RoIs, 131 072 rows of 49; C3 and coarser).
+- loop: a program goes over its rows twice, hoping that the second time
+  they come from the L2 cache (C2 at a batch of 2: 512 rows of 67 200).
+- split: rows too few to fill the GPU (the stem: 128 rows of 268 800) are cut
+  in segments, one launch for the sums and one for the rest.
+
+Sums run in a fixed order and meet without atomics, so runs are equal bit by
+bit. Arithmetic is float32, or float64 for float64 maps. ``library.py``
+declares the operators, ``definition.py`` says what they compute.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from .definition import compute_dtype
+from .library import BACKWARD, FRN, memory_format
+
+TILE = 4096  # elements that a program works on at a time
+WHOLE = 32768  # the longest row that fits in a program's registers
+LAST = 64  # channels a tile spans in channels_last: 128 bytes of half
+JOINED = 16  # channels whose parameter gradients a program sums
+
+
+class Plan(NamedTuple):
+    """How a launch covers the rows.
+
+    Attributes:
+        channels (int): Channels of a tile, a power of 2.
+        positions (int): Positions of a tile, a power of 2.
+        whole (bool): A tile holds whole rows.
+        splits (int): Segments a row is cut in.
+        segment (int): Positions of a segment, a multiple of ``positions``
+            (the last one may be shorter).
+        warps (int): Warps of a program.
+    """
+
+    channels: int
+    positions: int
+    whole: bool
+    splits: int
+    segment: int
+    warps: int
+
+
+def plan(images: int, channels: int, size: int, last: bool,
+         processors: int) -> Plan:
+    """Choose how to go over the rows of a map.
+
+    Args:
+        images (int): N.
+        channels (int): C.
+        size (int): Positions of a row, H * W.
+        last (bool): Whether the map is channels_last.
+        processors (int): Multiprocessors of the GPU.
+    """
+    power = triton.next_power_of_2(size)
+    limit = triton.next_power_of_2(channels)
+    if last:
+        tile_channels = min(LAST, limit)
+        whole = power * tile_channels <= WHOLE // 2
+        positions = power if whole else TILE // tile_channels
+    else:
+        whole = power <= WHOLE
+        positions = power if whole else TILE
+        tile_channels = min(limit, max(1, TILE // power)) if whole else 1
+    # 16 elements a thread, which is one or two wide loads of half.
+    warps = min(32, max(1, tile_channels * positions // 512))
+    tiles = images * triton.cdiv(channels, tile_channels)
+    splits = 1
+    if not whole and tiles < 2 * processors:
+        splits = triton.cdiv(4 * processors, tiles)
+    segment = positions * triton.cdiv(
+        triton.cdiv(size, splits), positions)
+    return Plan(tile_channels, positions, whole,
+                triton.cdiv(size, segment), segment, warps)
+
+
+def forward(x, weight, bias, tau, eps_tensor, eps):
+    """Kernel of the operator ``frn``."""
+    x = x.contiguous(memory_format=memory_format(x))
+    y = torch.empty_like(x)
+    inv = x.new_empty(x.shape[:2], dtype=compute_dtype(x))
+    if x.numel() == 0:
+        return y, inv
+    launch = _Launch(x, tau, eps_tensor)
+    parameters = _contiguous(weight, bias, tau, eps_tensor)
+    with torch.cuda.device_of(x):
+        if launch.splits == 1:
+            sums = inv  # not read
+        else:
+            sums = inv.new_empty((launch.splits, *inv.shape))
+            _forward_sums[launch.grid](x, sums, *launch.sizes, **launch.meta)
+        _forward[launch.grid](x, *parameters, float(eps), sums, y, inv,
+                              *launch.sizes, **launch.meta)
+    return y, inv
+
+
+def backward(grad, x, inv, weight, bias, tau, eps_tensor, eps):
+    """Kernel of the operator ``frn_backward``."""
+    layout = memory_format(x)
+    x = x.contiguous(memory_format=layout)
+    grad = grad.contiguous(memory_format=layout)
+    dx = torch.empty_like(x)
+    of_parameters = [inv.new_zeros(x.shape[1]) for _ in range(4)]
+    if x.numel() == 0:
+        return dx, *of_parameters
+    launch = _Launch(x, tau, eps_tensor)
+    weight, bias, tau, _ = _contiguous(weight, bias, tau, eps_tensor)
+    sums = inv.new_empty((3, launch.splits, *inv.shape))
+    inputs = (grad, x, inv, weight, bias, tau, sums)
+    with torch.cuda.device_of(x):
+        if launch.splits > 1:
+            _backward_sums[launch.grid](*inputs, *launch.sizes, **launch.meta)
+        _backward[launch.grid](*inputs, dx, *launch.sizes, **launch.meta)
+        images, channels = inv.shape
+        _join[(triton.cdiv(channels, JOINED), )](
+            sums, inv, weight, *of_parameters, images, channels,
+            launch.splits, ACC=launch.meta['ACC'], T=JOINED, num_warps=4)
+    return dx, *of_parameters
+
+
+class _Launch:
+    """What every kernel on a map is launched with."""
+
+    def __init__(self, x, tau, eps_tensor):
+        images, channels = x.shape[:2]
+        size = x.numel() // (images * channels)
+        last = memory_format(x) is not torch.contiguous_format
+        p = plan(images, channels, size, last, _processors(x.device))
+        vector = math.gcd(size, 16)
+        self.splits = p.splits
+        self.grid = (images * triton.cdiv(channels, p.channels), p.splits)
+        self.sizes = (images, channels, size // vector, p.segment, p.splits)
+        self.meta = dict(
+            R=p.channels,
+            B=p.positions,
+            WHOLE=p.whole,
+            SPLIT=p.splits > 1,
+            LAST=last,
+            VECTOR=vector,
+            TLU=tau is not None,
+            EPS=0 if eps_tensor is None else min(2, eps_tensor.numel()),
+            ACC=tl.float64 if x.dtype == torch.float64 else tl.float32,
+            num_warps=p.warps)
+
+
+def _processors(device):
+    if device.type != 'cuda':  # Triton's interpreter
+        return 4
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _contiguous(weight, bias, tau, eps_tensor):
+    """The parameters; in place of one that is absent, one not to be read."""
+    tau = weight if tau is None else tau
+    eps_tensor = weight if eps_tensor is None else eps_tensor
+    return [t.contiguous() for t in (weight, bias, tau, eps_tensor)]
+
+
+# The kernels. images, channels: N, C. groups * VECTOR: positions of a row.
+
+
+@triton.jit
+def _rows(images, channels, groups, segment, R: tl.constexpr,
+          LAST: tl.constexpr, VECTOR: tl.constexpr):
+    """Which rows a program is for, and where they lie in memory.
+
+    Returns their channels, which of those exist, their numbers among all
+    rows, where they start, the step between positions, the positions of a
+    row, and the first and the end of this program's. The compiler cannot
+    tell what divides the length of a row, and so whether loads may be wide,
+    unless it sees the product.
+    """
+    size = groups * VECTOR
+    blocks = tl.cdiv(channels, R)
+    image = tl.program_id(0) // blocks
+    c = tl.program_id(0) % blocks * R + tl.arange(0, R)
+    start = image.to(tl.int64) * channels * size
+    if LAST:
+        start = start + c
+        step = channels
+    else:
+        start = start + c.to(tl.int64) * size
+        step = 1
+    first = tl.program_id(1) * segment
+    end = tl.minimum(first + segment, size)
+    return (c, c < channels, image * channels + c, start, step, size, first,
+            end)
+
+
+@triton.jit
+def _load(ptr, start, live, at, end, step, ACC: tl.constexpr):
+    """A tile of a map, and 0 beyond its ends."""
+    where = start[:, None] + at.to(tl.int64)[None, :] * step
+    mask = live[:, None] & (at < end)[None, :]
+    return tl.load(ptr + where, mask, other=0.).to(ACC)
+
+
+@triton.jit
+def _store(ptr, value, start, live, at, end, step):
+    where = start[:, None] + at.to(tl.int64)[None, :] * step
+    mask = live[:, None] & (at < end)[None, :]
+    tl.store(ptr + where, value.to(ptr.dtype.element_ty), mask)
+
+
+@triton.jit
+def _affine(x, scale, bias):
+    """Equation (2), rounded alike wherever it is computed."""
+    return tl.fma(x, tl.broadcast_to(scale[:, None], x.shape),
+                  tl.broadcast_to(bias[:, None], x.shape))
+
+
+@triton.jit
+def _activated(x, scale, bias, tau, TLU: tl.constexpr):
+    """Equations (2) and (3)."""
+    y = _affine(x, scale, bias)
+    if TLU:
+        y = tl.where(y < tau[:, None], tau[:, None], y)
+    return y
+
+
+@triton.jit
+def _passed(grad, x, scale, bias, tau, TLU: tl.constexpr):
+    """The gradient where y was kept, and where tau took its place."""
+    if TLU:
+        below = _affine(x, scale, bias) < tau[:, None]
+        passed = tl.where(below, 0., grad)
+        stopped = tl.where(below, grad, 0.)
+    else:
+        passed = grad
+        stopped = tl.zeros_like(grad)
+    return passed, stopped
+
+
+@triton.jit
+def _squares(x_ptr, start, live, first, end, step, R: tl.constexpr,
+             B: tl.constexpr, ACC: tl.constexpr):
+    """Sums of squares of rows, from ``first`` to ``end``."""
+    total = tl.zeros((R, B), ACC)
+    for begin in range(first, end, B):
+        at = begin + tl.arange(0, B)
+        x = _load(x_ptr, start, live, at, end, step, ACC)
+        total += x * x
+    return tl.sum(total, 1)
+
+
+@triton.jit
+def _dots(grad_ptr, x_ptr, start, live, first, end, step, scale, bias, tau,
+          R: tl.constexpr, B: tl.constexpr, TLU: tl.constexpr,
+          ACC: tl.constexpr):
+    """<dy, x> and the sum of dy where y was kept, the latter where not."""
+    dot = tl.zeros((R, B), ACC)
+    kept = tl.zeros((R, B), ACC)
+    cut = tl.zeros((R, B), ACC)
+    for begin in range(first, end, B):
+        at = begin + tl.arange(0, B)
+        x = _load(x_ptr, start, live, at, end, step, ACC)
+        grad = _load(grad_ptr, start, live, at, end, step, ACC)
+        passed, stopped = _passed(grad, x, scale, bias, tau, TLU)
+        dot += passed * x
+        kept += passed
+        cut += stopped
+    return tl.sum(dot, 1), tl.sum(kept, 1), tl.sum(cut, 1)
+
+
+@triton.jit
+def _channels(inv_ptr, weight_ptr, bias_ptr, tau_ptr, row, c, live,
+              TLU: tl.constexpr, ACC: tl.constexpr):
+    """inv, scale, bias and tau, as backward needs them."""
+    weight = tl.load(weight_ptr + c, live, other=0.).to(ACC)
+    bias = tl.load(bias_ptr + c, live, other=0.).to(ACC)
+    inv = tl.load(inv_ptr + row, live, other=0.)
+    tau = bias
+    if TLU:
+        tau = tl.load(tau_ptr + c, live, other=0.).to(ACC)
+    return inv, inv * weight, bias, tau
+
+
+@triton.jit
+def _forward_sums(x_ptr, sums_ptr, images, channels, groups, segment, splits,
+                  R: tl.constexpr, B: tl.constexpr, WHOLE: tl.constexpr,
+                  SPLIT: tl.constexpr, LAST: tl.constexpr,
+                  VECTOR: tl.constexpr, TLU: tl.constexpr, EPS: tl.constexpr,
+                  ACC: tl.constexpr):
+    """Sums of squares of a segment, to (splits, N, C)."""
+    c, live, row, start, step, size, first, end = _rows(
+        images, channels, groups, segment, R, LAST, VECTOR)
+    total = _squares(x_ptr, start, live, first, end, step, R, B, ACC)
+    tl.store(sums_ptr + tl.program_id(1) * images * channels + row, total,
+             live)
+
+
+@triton.jit
+def _forward(x_ptr, weight_ptr, bias_ptr, tau_ptr, eps_ptr, eps, sums_ptr,
+             y_ptr, inv_ptr, images, channels, groups, segment, splits,
+             R: tl.constexpr, B: tl.constexpr, WHOLE: tl.constexpr,
+             SPLIT: tl.constexpr, LAST: tl.constexpr, VECTOR: tl.constexpr,
+             TLU: tl.constexpr, EPS: tl.constexpr, ACC: tl.constexpr):
+    """Equations (1) to (3)."""
+    c, live, row, start, step, size, first, end = _rows(
+        images, channels, groups, segment, R, LAST, VECTOR)
+    if WHOLE:
+        at = tl.arange(0, B)
+        x = _load(x_ptr, start, live, at, size, step, ACC)
+        total = tl.sum(x * x, 1)
+    elif SPLIT:
+        total = tl.zeros((R, ), ACC)
+        for split in range(0, splits):
+            total += tl.load(
+                sums_ptr + split * images * channels + row, live, other=0.)
+    else:
+        total = _squares(x_ptr, start, live, 0, size, step, R, B, ACC)
+
+    if EPS == 0:
+        shift = tl.zeros((R, ), ACC) + eps
+    elif EPS == 1:
+        shift = tl.zeros((R, ), ACC) + tl.load(eps_ptr).to(ACC)
+    else:
+        shift = tl.load(eps_ptr + c, live, other=1.).to(ACC)
+    inv = 1. / tl.sqrt(total / size + shift)
+    tl.store(inv_ptr + row, inv, live)
+    scale = inv * tl.load(weight_ptr + c, live, other=0.).to(ACC)
+    bias = tl.load(bias_ptr + c, live, other=0.).to(ACC)
+    tau = bias
+    if TLU:
+        tau = tl.load(tau_ptr + c, live, other=0.).to(ACC)
+
+    if WHOLE:
+        y = _activated(x, scale, bias, tau, TLU)
+        _store(y_ptr, y, start, live, at, size, step)
+    else:
+        for begin in range(first, end, B):
+            at = begin + tl.arange(0, B)
+            x = _load(x_ptr, start, live, at, end, step, ACC)
+            y = _activated(x, scale, bias, tau, TLU)
+            _store(y_ptr, y, start, live, at, end, step)
+
+
+@triton.jit
+def _backward_sums(grad_ptr, x_ptr, inv_ptr, weight_ptr, bias_ptr, tau_ptr,
+                   sums_ptr, images, channels, groups, segment, splits,
+                   R: tl.constexpr, B: tl.constexpr, WHOLE: tl.constexpr,
+                   SPLIT: tl.constexpr, LAST: tl.constexpr,
+                   VECTOR: tl.constexpr, TLU: tl.constexpr,
+                   EPS: tl.constexpr, ACC: tl.constexpr):
+    """The three sums of a segment, to (3, splits, N, C)."""
+    c, live, row, start, step, size, first, end = _rows(
+        images, channels, groups, segment, R, LAST, VECTOR)
+    inv, scale, bias, tau = _channels(inv_ptr, weight_ptr, bias_ptr, tau_ptr,
+                                      row, c, live, TLU, ACC)
+    dot, kept, cut = _dots(grad_ptr, x_ptr, start, live, first, end, step,
+                           scale, bias, tau, R, B, TLU, ACC)
+    rows = images * channels
+    to = sums_ptr + tl.program_id(1) * rows + row
+    tl.store(to, dot, live)
+    tl.store(to + splits * rows, kept, live)
+    tl.store(to + 2 * splits * rows, cut, live)
+
+
+@triton.jit
+def _backward(grad_ptr, x_ptr, inv_ptr, weight_ptr, bias_ptr, tau_ptr,
+              sums_ptr, dx_ptr, images, channels, groups, segment, splits,
+              R: tl.constexpr, B: tl.constexpr, WHOLE: tl.constexpr,
+              SPLIT: tl.constexpr, LAST: tl.constexpr, VECTOR: tl.constexpr,
+              TLU: tl.constexpr, EPS: tl.constexpr, ACC: tl.constexpr):
+    """Section 3.2: dx = inv * (I - x_hat x_hat^T / N) dx_hat.
+
+    Also writes the three sums, unless ``_backward_sums`` has.
+    """
+    c, live, row, start, step, size, first, end = _rows(
+        images, channels, groups, segment, R, LAST, VECTOR)
+    rows = images * channels
+    inv, scale, bias, tau = _channels(inv_ptr, weight_ptr, bias_ptr, tau_ptr,
+                                      row, c, live, TLU, ACC)
+    if SPLIT:
+        dot = tl.zeros((R, ), ACC)
+        for split in range(0, splits):
+            dot += tl.load(sums_ptr + split * rows + row, live, other=0.)
+    else:
+        if WHOLE:
+            at = tl.arange(0, B)
+            x = _load(x_ptr, start, live, at, size, step, ACC)
+            grad = _load(grad_ptr, start, live, at, size, step, ACC)
+            passed, stopped = _passed(grad, x, scale, bias, tau, TLU)
+            dot = tl.sum(passed * x, 1)
+            kept = tl.sum(passed, 1)
+            cut = tl.sum(stopped, 1)
+        else:
+            dot, kept, cut = _dots(grad_ptr, x_ptr, start, live, 0, size,
+                                   step, scale, bias, tau, R, B, TLU, ACC)
+        tl.store(sums_ptr + row, dot, live)
+        tl.store(sums_ptr + rows + row, kept, live)
+        tl.store(sums_ptr + 2 * rows + row, cut, live)
+
+    pull = scale * inv * inv * (dot / size)
+    if WHOLE:
+        dx = passed * scale[:, None] - x * pull[:, None]
+        _store(dx_ptr, dx, start, live, at, size, step)
+    else:
+        for begin in range(first, end, B):
+            at = begin + tl.arange(0, B)
+            x = _load(x_ptr, start, live, at, end, step, ACC)
+            grad = _load(grad_ptr, start, live, at, end, step, ACC)
+            passed, stopped = _passed(grad, x, scale, bias, tau, TLU)
+            dx = passed * scale[:, None] - x * pull[:, None]
+            _store(dx_ptr, dx, start, live, at, end, step)
+
+
+@triton.jit
+def _join(sums_ptr, inv_ptr, weight_ptr, dweight_ptr, dbias_ptr, dtau_ptr,
+          deps_ptr, images, channels, splits, ACC: tl.constexpr,
+          T: tl.constexpr):
+    """Parameter gradients: the sums over segments and images."""
+    c = tl.program_id(0) * T + tl.arange(0, T)
+    live = c < channels
+    many = splits * images
+    dweight = tl.zeros((64, T), ACC)
+    dbias = tl.zeros((64, T), ACC)
+    dtau = tl.zeros((64, T), ACC)
+    deps = tl.zeros((64, T), ACC)
+    weight = tl.load(weight_ptr + c, live, other=0.).to(ACC)
+    for begin in range(0, many, 64):
+        of = begin + tl.arange(0, 64)
+        mask = (of < many)[:, None] & live[None, :]
+        row = (of % images)[:, None] * channels + c[None, :]
+        at = of[:, None] * channels + c[None, :]
+        inv = tl.load(inv_ptr + row, mask, other=0.)
+        dot = tl.load(sums_ptr + at, mask, other=0.) * inv
+        dweight += dot
+        deps += -0.5 * dot * weight[None, :] * inv * inv
+        at += many * channels
+        dbias += tl.load(sums_ptr + at, mask, other=0.)
+        at += many * channels
+        dtau += tl.load(sums_ptr + at, mask, other=0.)
+    tl.store(dweight_ptr + c, tl.sum(dweight, 0), live)
+    tl.store(dbias_ptr + c, tl.sum(dbias, 0), live)
+    tl.store(dtau_ptr + c, tl.sum(dtau, 0), live)
+    tl.store(deps_ptr + c, tl.sum(deps, 0), live)
+
+
+torch.library.impl(FRN, 'CUDA', forward)
+torch.library.impl(BACKWARD, 'CUDA', backward)

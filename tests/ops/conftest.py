@@ -1,0 +1,54 @@
+import os
+
+import pytest
+import torch
+
+GPU = torch.cuda.is_available()
+if not GPU:  # read where a Triton kernel is defined
+    os.environ['TRITON_INTERPRET'] = '1'
+
+from frn_mmdet.ops import frn, use_kernel  # noqa: E402
+
+
+class Interpreted(torch.autograd.Function):
+    """The Triton kernels on a CPU, where no operator leads to them."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, tau, eps_tensor, eps):
+        from frn_mmdet.ops import cuda
+        y, inv = cuda.forward(x, weight, bias, tau, eps_tensor, eps)
+        ctx.save_for_backward(x, inv, weight, bias, tau, eps_tensor)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        from frn_mmdet.ops import cuda
+        dx, *of_parameters = cuda.backward(grad, *ctx.saved_tensors, ctx.eps)
+        parameters = ctx.saved_tensors[2:]
+        if parameters[3] is not None and parameters[3].numel() == 1:
+            of_parameters[3] = of_parameters[3].sum().view(1)
+        return dx, *(None if p is None else g.to(p.dtype) for g, p in zip(
+            of_parameters, parameters, strict=True)), None
+
+
+def interpreted(x, weight, bias, tau=None, eps=1e-6):
+    eps_tensor = eps if isinstance(eps, torch.Tensor) else None
+    return Interpreted.apply(x, weight, bias, tau, eps_tensor,
+                             0. if eps_tensor is not None else eps)
+
+
+@pytest.fixture(params=['plain', 'cpp', 'triton'])
+def kernel(request):
+    """``frn`` on each kernel; Triton's on the GPU or on its interpreter.
+
+    Inside, tensors are made on the kernel's device.
+    """
+    if request.param != 'triton':
+        with use_kernel('plain' if request.param == 'plain' else 'native'):
+            yield frn
+    elif GPU:
+        with torch.device('cuda'), use_kernel('native'):
+            yield frn
+    else:
+        yield interpreted

@@ -1,0 +1,119 @@
+"""Choosing a kernel, and building the CPU's."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from frn_mmdet import FRN, kernel_for, use_kernel
+
+ASK = """
+import torch
+from frn_mmdet import FRN, kernel_for
+layer = FRN(3, tlu=True)
+x = torch.randn(2, 3, 4, 4, requires_grad=True)
+layer(x).sum().backward()
+layer(x)
+print(kernel_for('cpu'))
+"""
+
+
+def python(code, ok=True, **variables):
+    result = subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True)
+    assert (result.returncode == 0) is ok, result.stderr
+    return result.stdout + result.stderr
+
+
+def test_a_cpu_has_a_kernel():
+    """On a machine without a C++ compiler this fails, and may."""
+    assert kernel_for('cpu').name == 'cpp'
+    assert kernel_for(torch.device('cpu', 0)) == ('cpp', '')
+
+
+def test_other_devices_have_none_and_say_so():
+    kernel = kernel_for('meta')
+    assert kernel.name == 'plain'
+    assert 'meta' in kernel.reason
+    x = torch.randn(2, 3, 4, 4, device='meta')
+    assert FRN(3, tlu=True).to('meta')(x).shape == x.shape
+
+
+def test_use_kernel_holds_inside_alone():
+    with use_kernel('plain'):
+        assert kernel_for('cpu').name == 'plain'
+        with use_kernel('native'):
+            assert kernel_for('cpu').name == 'cpp'
+        assert kernel_for('cpu').name == 'plain'
+    assert kernel_for('cpu').name == 'cpp'
+    with pytest.raises(KeyError), use_kernel('plain'):
+        raise KeyError
+    assert kernel_for('cpu').name == 'cpp'
+
+
+def test_the_choice_decides_what_runs():
+    layer, x = FRN(3), torch.randn(2, 3, 4, 4, requires_grad=True)
+    native = layer(x).grad_fn.name()
+    with use_kernel('plain'):
+        assert 'PlainFRN' in layer(x).grad_fn.name()
+    assert 'PlainFRN' not in native
+
+
+def test_unknown_choices_are_refused():
+    with pytest.raises(ValueError, match="'fast'; choose one of auto, plain"):
+        with use_kernel('fast'):
+            pass
+    text = python('import frn_mmdet', ok=False, FRN_MMDET_KERNEL='fast')
+    assert "FRN_MMDET_KERNEL: 'fast'; choose one of auto" in text
+
+
+def test_the_environment_variable():
+    assert "name='plain'" in python(ASK, FRN_MMDET_KERNEL='plain')
+
+
+def test_native_where_there_is_none_is_an_error():
+    with use_kernel('native'), pytest.raises(RuntimeError) as error:
+        FRN(3).to('meta')(torch.randn(2, 3, 4, 4, device='meta'))
+    assert 'no native kernel for meta' in str(error.value)
+
+
+@pytest.mark.parametrize('compiler, words', [
+    ('/no/such/c++', 'there is no C++ compiler (/no/such/c++)'),
+    ('false', 'cpu.cpp does not compile here'),
+])
+def test_without_a_compiler_plain_pytorch_runs(tmp_path, compiler, words):
+    text = python(ASK, CXX=compiler, TORCH_EXTENSIONS_DIR=str(tmp_path))
+    assert "name='plain'" in text
+    said = [line for line in text.splitlines() if 'runs in plain' in line]
+    assert len(said) == 1
+    assert words in said[0]
+    assert list(tmp_path.rglob('*.so')) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / 'file').touch()
+    text = python(ASK, TORCH_EXTENSIONS_DIR=str(tmp_path / 'file'))
+    assert "name='plain'" in text
+    assert 'runs in plain PyTorch' in text
+
+
+def test_two_processes_compile_once(tmp_path):
+    """As the ranks of one launch do; a lock that a killed one left is free."""
+    with ThreadPoolExecutor(2) as pool:
+        texts = list(pool.map(
+            lambda _: python(ASK, TORCH_EXTENSIONS_DIR=str(tmp_path)),
+            range(2)))
+    assert all("name='cpp'" in text for text in texts)
+    assert ''.join(texts).count('Compiling the CPU kernel') == 1
+    library, = tmp_path.rglob('*.so')
+    before = library.stat().st_mtime_ns
+    text = python(ASK, TORCH_EXTENSIONS_DIR=str(tmp_path))
+    assert "name='cpp'" in text
+    assert 'Compiling' not in text
+    assert library.stat().st_mtime_ns == before

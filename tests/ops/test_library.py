@@ -1,0 +1,174 @@
+"""The operators, as torch.library and torch.compile see them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from frn_mmdet import FRN, frn, kernel_for
+from frn_mmdet.ops.definition import frn_definition
+
+F64 = torch.float64
+OPS = torch.ops.frn_mmdet
+assert kernel_for('cpu').name == 'cpp'
+
+
+def arguments(shape=(2, 3, 7, 5), tau=True, eps=None, dtype=F64):
+    torch.manual_seed(0)
+    channels = shape[1]
+    values = [
+        torch.randn(shape, dtype=dtype),
+        torch.randn(channels, dtype=dtype),
+        torch.randn(channels, dtype=dtype),
+        torch.randn(channels, dtype=dtype) if tau else None,
+        torch.rand(eps, dtype=dtype) + .1 if eps else None,
+    ]
+    return [v if v is None else v.requires_grad_() for v in values]
+
+
+@pytest.mark.parametrize('shape, tau, eps', [
+    ((2, 3, 7, 5), True, None),
+    ((2, 3, 1, 1), False, 1),
+    ((2, 3, 9), True, 3),
+    ((1, 2, 3, 4, 5), False, None),
+    ((0, 3, 4, 4), True, 1),
+])
+def test_opcheck(shape, tau, eps):
+    args = arguments(shape, tau, eps)
+    torch.library.opcheck(OPS.frn.default, (*args, 1e-3))
+    grad, inv = torch.randn(shape, dtype=F64), OPS.frn(*args, 1e-3)[1]
+    torch.library.opcheck(OPS.frn_backward.default,
+                          (grad, args[0], inv, *args[1:], 1e-3))
+
+
+def test_opcheck_in_channels_last():
+    x, *rest = arguments((2, 3, 4, 5), dtype=torch.float32)
+    x = x.detach().contiguous(memory_format=torch.channels_last)
+    torch.library.opcheck(OPS.frn.default, (x.requires_grad_(), *rest, 1e-3))
+    # neither format: both kernels work on a copy
+    x = torch.randn(2, 3, 8, 5)[:, :, ::2].requires_grad_()
+    torch.library.opcheck(OPS.frn.default, (x, *rest, 1e-3))
+
+
+@pytest.mark.parametrize('backend', ['aot_eager', 'inductor'])
+def test_compiled_whole(backend):
+    x, weight, bias, tau, _ = arguments(dtype=torch.float32)
+
+    def block(x, weight, bias, tau):
+        return frn(x * 2, weight, bias, tau) + 1
+
+    compiled = torch.compile(block, fullgraph=True, backend=backend)
+    inputs = (x, weight, bias, tau)
+    for function in (compiled, block):
+        got = [function(*inputs)]
+        got += torch.autograd.grad(got[0].square().sum(), inputs)
+        if function is compiled:
+            first = got
+    for a, b in zip(first, got, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def run(code, **variables):
+    return subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, **variables},
+        check=True, capture_output=True, text=True).stdout
+
+
+def test_compiled_before_the_kernel_was_loaded():
+    text = run("""
+import torch
+from frn_mmdet import FRN
+layer = torch.compile(FRN(3, tlu=True), fullgraph=True, backend='aot_eager')
+layer(torch.randn(2, 3, 4, 4, requires_grad=True)).sum().backward()
+print('whole')
+""")
+    assert 'whole' in text
+
+
+@pytest.mark.parametrize('last', [False, True])
+@pytest.mark.parametrize('shape', [(2, 3, 50, 40), (3, 64, 40, 40)])
+def test_the_number_of_threads_does_not_show(shape, last):
+    x, weight, bias, tau, _ = arguments(shape, dtype=torch.float32)
+    if last:
+        x = x.detach().contiguous(memory_format=torch.channels_last)
+    inputs = (x.detach().requires_grad_(), weight, bias, tau)
+    grad = torch.randn(shape)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            out = frn(*inputs)
+            results.append([out, *torch.autograd.grad(out, inputs, grad)])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_an_exported_model_consists_of_pytorchs_operators():
+    layer = FRN(3, tlu=True, learnable_eps=True).eval()
+    x = torch.randn(2, 3, 4, 4)
+    program = torch.export.export(layer, (x, ))
+    used = {str(node.target) for node in program.graph.nodes}
+    assert not [name for name in used if 'frn' in name.lower()]
+    traced = torch.jit.trace(layer, x)
+    assert 'frn_mmdet::' not in str(traced.graph)
+    for other in (program.module(), traced):
+        torch.testing.assert_close(other(x), layer(x))
+
+
+def test_autocast_keeps_the_dtype_of_the_map():
+    layer, x = FRN(3, tlu=True), torch.randn(2, 3, 4, 4)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert layer(x).dtype == torch.float32
+        assert layer(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_triton_behind_the_operator_with_pythons_autograd():
+    """What a GPU runs, on the interpreter in place of the CPU's kernel."""
+    if torch.cuda.is_available():
+        inputs = [None if v is None else v.detach().cuda().requires_grad_()
+                  for v in arguments(eps=1)]
+        assert torch.autograd.gradcheck(frn, inputs)
+        assert torch.autograd.gradgradcheck(frn, inputs)
+        torch.library.opcheck(OPS.frn.default, (*inputs, 0.))
+        return
+    text = run("""
+import torch
+from frn_mmdet.ops import cuda
+from frn_mmdet.ops.library import BACKWARD, FRN
+torch.library.impl(FRN, 'CPU', cuda.forward)
+torch.library.impl(BACKWARD, 'CPU', cuda.backward)
+torch.manual_seed(0)
+f64 = dict(dtype=torch.float64, requires_grad=True)
+x = torch.randn(2, 3, 3, 2, **f64)
+weight, bias, tau = (torch.randn(3, **f64) for _ in range(3))
+for t, eps in ((None, None), (tau, torch.tensor([.1], **f64)),
+               (tau, torch.rand(3, **f64))):
+    args = (x, weight, bias, t, eps, 1e-3)
+    first = lambda *args: torch.ops.frn_mmdet.frn(*args)[0]
+    assert torch.autograd.gradcheck(first, args, fast_mode=True)
+    assert torch.autograd.gradgradcheck(first, args, fast_mode=True)
+torch.library.opcheck(torch.ops.frn_mmdet.frn.default, args)
+print('right')
+""", TRITON_INTERPRET='1')
+    assert 'right' in text
+
+
+def test_double_backward_keeps_the_history():
+    """A third derivative, which needs the graph of the second."""
+    x, weight, bias, _, _ = arguments((1, 2, 3, 2), tau=False)
+
+    def third(function):
+        total = function(x, weight, bias).pow(3).sum()
+        for _ in range(3):
+            total = torch.autograd.grad(
+                total, x, create_graph=True)[0].square().sum()
+        return total
+
+    torch.testing.assert_close(third(frn), third(frn_definition))
