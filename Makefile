@@ -50,7 +50,7 @@ demo: $(STAMP)  ## train, test and see a small detector with FRN: minutes
 	@echo 'or your own config and COCO: see README.md.'
 
 test: $(STAMP)  ## the tests
-	$(PYTHON) -m pytest -m 'not slow' $(ARGS)
+	$(PYTHON) -m pytest -m 'not slow' -n auto --dist worksteal $(ARGS)
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(PYTHON) -m pytest -m slow $(ARGS)

@@ -22,7 +22,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 sys.path.insert(0, str(Path(__file__).parent))
-import make_shapes  # noqa: E402  (a script beside this one)
+import make_shapes  # noqa: E402  (scripts beside this one)
+import measure  # noqa: E402
 
 from frn_mmdet import norm_sites  # noqa: E402
 
@@ -54,13 +55,14 @@ def main(argv=None):
                 if args.run:
                     row['run'] = run(path, Path(folder))
             except Exception as error:  # any: the table goes on without it
-                row = dict(config=path.stem)
+                row = dict.fromkeys(columns, 'failed')
+                row['config'] = path.stem
                 failures.append(
                     f'{path}: {type(error).__name__}: {error}')
             rows.append(row)
             print(f'{len(rows)}/{len(args.configs)} {path.stem}',
                   file=sys.stderr)
-    print(table(rows, columns))
+    print(measure.table(rows, columns))
     for failure in failures:
         print(f'failed: {failure}')
     sys.exit(bool(failures))
@@ -101,7 +103,8 @@ def describe(path):
     peak = max([cfg.optim_wrapper.optimizer.lr] +
                [s.get('eta_max', 0) for s in cfg.param_scheduler])
     cfg.model.backbone.init_cfg = None
-    sites = norm_sites(MODELS.build(cfg.model))
+    with torch.device('meta'):  # no time for weights
+        sites = norm_sites(MODELS.build(cfg.model))
     return {
         'config': path.stem,
         'gpus': gpus,
@@ -179,22 +182,6 @@ def set_everywhere(value, key, new):
     elif isinstance(value, list):
         for child in value:
             set_everywhere(child, key, new)
-
-
-def table(rows, columns):
-    """Return the rows as a Markdown table."""
-    cells = [columns] + [
-        tuple(str(row.get(c, 'failed')) for c in columns) for row in rows
-    ]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    lines = [
-        '| ' + ' | '.join(
-            cell.ljust(width)
-            for cell, width in zip(row, widths, strict=True)) + ' |'
-        for row in cells
-    ]
-    lines.insert(1, '|' + '|'.join('-' * (w + 2) for w in widths) + '|')
-    return '\n'.join(lines)
 
 
 if __name__ == '__main__':

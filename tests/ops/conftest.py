@@ -1,13 +1,9 @@
-import os
-
 import pytest
 import torch
 
-GPU = torch.cuda.is_available()
-if not GPU:  # read where a Triton kernel is defined
-    os.environ['TRITON_INTERPRET'] = '1'
+from frn_mmdet.ops import frn, use_kernel
 
-from frn_mmdet.ops import frn, use_kernel  # noqa: E402
+GPU = torch.cuda.is_available()
 
 
 class Interpreted(torch.autograd.Function):

@@ -87,7 +87,8 @@ def test_without_threshold(kernel):
                                    atol=1e-12)
 
 
-@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('shape', [(2, 3, 7), (2, 3, 4, 3), (1, 2, 5, 7),
+                                   (2, 2, 2, 3, 2), (3, 5, 1, 1)])
 @pytest.mark.parametrize('with_tau', [True, False])
 def test_gradcheck_twice(kernel, shape, with_tau):
     x, weight, bias, tau, eps = tensors(shape)
@@ -351,6 +352,8 @@ def as_good_as_the_definition(kernel, inputs):
                                    (2, 3, 123), (1, 2, 200, 180)])
 @pytest.mark.parametrize('last', [False, True])
 def test_error_on_odd_sizes(kernel, dtype, shape, last):
+    if kernel is not frn and shape[-1] > 123:
+        pytest.skip('Triton on its interpreter: seconds, see test_cuda.py')
     x, *params = tensors(shape, torch.float32)
     x = x.detach().to(dtype)
     if last and x.dim() == 4:

@@ -111,7 +111,9 @@ def test_checkpointed_blocks_give_the_same_gradients(small, losses):
         losses(model).backward()
         grads.append({n: p.grad for n, p in model.named_parameters()})
     for name, grad in grads[0].items():
-        torch.testing.assert_close(grad, grads[1][name])
+        # Gradients of two branches add up in another order.
+        torch.testing.assert_close(
+            grad, grads[1][name], rtol=1e-4, atol=1e-4)
 
 
 def test_a_placed_model_can_be_copied_and_pickled(small):

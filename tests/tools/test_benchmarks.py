@@ -1,0 +1,77 @@
+"""The benchmarks on something tiny: what they report, not how fast it is."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / 'configs/demo/mask-rcnn_r18_fpn_frn_shapes.py'
+
+
+def test_norm(tool, tmp_path):
+    file, picture = tmp_path / 'a/norm.json', tmp_path / 'b/norm.png'
+    text = tool(
+        'benchmark_norm.py', '--shapes', '2x32x16x16', '1x64x8x8',
+        '--dtypes', 'float32', 'bfloat16', '--seconds', '0.1', '--device',
+        'cpu', '--methods', 'FRN+TLU', 'BN+ReLU', 'GN+ReLU', 'plain',
+        'rms_norm', 'x.clone()', '--json', file, '--plot', picture)
+    assert '2x32x16x16, bfloat16, contiguous' in text
+    report = json.loads(file.read_text())
+    assert report['machine']['kernel'] == 'cpp'
+    assert len(report['rows']) == 2 * 2 * 6
+    for row in report['rows']:
+        assert row['forward_ms'] > 0
+        assert row['training_ms'] > 0
+    saved = {r['method']: r['saved'] for r in report['rows']
+             if (r['shape'], r['dtype']) == ('2x32x16x16', 'float32')}
+    # x and one number a row and channel; x and y; nothing.
+    rows, parameters = 2 * 32, 3 * 32
+    assert saved['FRN+TLU'] == 1 + (rows + parameters) / (2 * 32 * 256)
+    assert saved['FRN+TLU'] == saved['plain']
+    assert saved['BN+ReLU'] == pytest.approx(2, abs=.02)
+    assert saved['rms_norm'] > 2
+    assert saved['x.clone()'] == 0
+    peak = {r['method']: r['peak'] for r in report['rows']
+            if (r['shape'], r['dtype']) == ('2x32x16x16', 'float32')}
+    assert 2 <= peak['FRN+TLU'] < 2.1  # y, and the gradient of x
+    assert peak['FRN+TLU'] < peak['BN+ReLU']
+    assert picture.read_bytes().startswith(b'\x89PNG')
+
+
+def test_detector(tool, tmp_path):
+    file = tmp_path / 'detector.json'
+    text = tool('benchmark_detector.py', DEMO, '--norms', 'FRN', 'BN',
+                '--batch-sizes', 1, '--size', 64, 96, '--seconds', '0.1',
+                '--device', 'cpu', '--json', file)
+    assert 'Images of 64x96' in text
+    report = json.loads(file.read_text())
+    frn, bn = report['rows']
+    assert (frn['norm'], bn['norm']) == ('FRN', 'BN')
+    for row in (frn, bn):
+        assert row['config'] == 'mask-rcnn'
+        assert 0 < row['test_ms']
+        assert row['peak'] > 64 * 96
+    # Half of a step's memory is what the norms keep for backward.
+    assert frn['peak'] < bn['peak']
+
+
+@pytest.mark.parametrize('args, words', [
+    (['benchmark_norm.py', '--shapes', '2x64x8'], ['2x64x8', 'NxCxHxW']),
+    (['benchmark_norm.py', '--shapes', '2x63x8x8'], ['divisible by 32']),
+    (['benchmark_norm.py', '--plot', 'x.png', '--methods', 'FRN+TLU'],
+     ['BN+ReLU']),
+    (['benchmark_detector.py', 'none.py'], ['no file none.py']),
+    (['benchmark_detector.py', '--batch-sizes', '0'], ['1 image', 'got 0']),
+    (['benchmark_detector.py', '--norms', 'SyncBN', '--device', 'cpu'],
+     ['SyncBN', 'GPUs']),
+])
+def test_a_wrong_argument_is_one_sentence(capsys, args, words):
+    main = runpy.run_path(str(ROOT / 'tools' / args[0]))['main']
+    with pytest.raises(SystemExit) as stop:
+        main(args[1:])
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    for word in words:
+        assert word in last

@@ -1,0 +1,279 @@
+"""Time FRN with TLU against BN and GN with ReLU, and against a copy.
+
+python tools/benchmark_norm.py [--shapes 2x64x200x336 ...] [--dtypes ...]
+
+Forward is that of a test (no gradients, BN with its running averages);
+training is forward and backward. The floor is x.clone() and its backward,
+which copy and do nothing else. All methods of a shape run in turn.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).parent))
+import measure  # noqa: E402  (a script beside this one)
+
+from frn_mmdet import FRN, use_kernel  # noqa: E402
+from frn_mmdet.ops.definition import frn_definition  # noqa: E402
+
+# Of an image pair at 400 x 672 on a CPU, 800 x 1344 on a GPU: stem or C2,
+# C3, C4 or C5; then P7 and the box RoIs, where overhead is what counts.
+SHAPES = dict(
+    cpu=['2x64x200x336', '2x256x100x168', '2x512x25x42', '2x256x7x11'],
+    cuda=['2x64x400x672', '2x256x200x336', '2x512x100x168', '2x1024x50x84',
+          '512x256x7x7', '1x256x7x11'])
+FLOOR = 'x.clone()'
+NAMES = ('FRN+TLU', 'BN+ReLU', 'GN+ReLU', 'plain', 'definition, compiled',
+         'rms_norm', 'timm', FLOOR)
+# (colour, hatch): told apart without colours, too.
+STYLES = {
+    'FRN+TLU': ('#0060a0', ''),
+    'BN+ReLU': ('#b0b0b0', ''),
+    'GN+ReLU': ('#707070', ''),
+    'plain': ('#80b8e0', '//'),
+    'definition, compiled': ('#e0a060', '..'),
+    'rms_norm': ('#b04a00', 'xx'),
+    'timm': ('#60a060', '\\\\'),
+    FLOOR: ('#ffffff', ''),
+}
+
+
+def main(argv=None):
+    """Measure, print, and write what was asked for."""
+    args = parse_args(argv)
+    torch.set_num_threads(args.threads)
+    about = measure.machine(args.device)
+    rows = []
+    for dtype in args.dtypes:
+        for shape in args.shapes:
+            print(f'{shape} {dtype}', file=sys.stderr)
+            rows += measure_shape(shape, dtype, args)
+    for dtype in args.dtypes:
+        for shape in args.shapes:
+            print(f'\n{shape}, {dtype}, {args.layout}\n')
+            print(report(rows, shape, dtype))
+    print('\n' + ', '.join(f'{k} {v}' for k, v in about.items()))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(
+            json.dumps(dict(machine=about, rows=rows), indent=1) + '\n')
+    if args.plot:
+        plot(rows, about, args.plot)
+
+
+def parse_args(argv):
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument(
+        '--shapes', nargs='+', metavar='NxCxHxW', help='shapes of the map')
+    parser.add_argument(
+        '--dtypes', nargs='+', default=['float32'],
+        choices=['float32', 'bfloat16', 'float16', 'float64'])
+    parser.add_argument(
+        '--layout', default='contiguous',
+        choices=['contiguous', 'channels_last'])
+    parser.add_argument(
+        '--methods', nargs='+', choices=NAMES, default=None,
+        help='all that are installed, if left out')
+    parser.add_argument(
+        '--device', type=torch.device,
+        default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument(
+        '--threads', type=int, default=torch.get_num_threads(),
+        help='of the CPU')
+    parser.add_argument(
+        '--seconds', type=float, default=5.,
+        help='for each shape and dtype, forward and training each')
+    parser.add_argument('--json', type=Path, metavar='FILE')
+    parser.add_argument('--plot', type=Path, metavar='FILE')
+    args = parser.parse_args(argv)
+    args.shapes = args.shapes or SHAPES[args.device.type]
+    if args.plot and args.methods and 'BN+ReLU' not in args.methods:
+        parser.error('--plot shows times relative to BN+ReLU, which '
+                     '--methods leaves out')
+    for shape in args.shapes:
+        try:
+            channels = [int(n) for n in shape.split('x')][1:-2]
+        except ValueError:
+            channels = []
+        if len(channels) != 1 or channels[0] % 32:
+            parser.error(f'--shapes {shape}: expected NxCxHxW with whole '
+                         'numbers, C divisible by 32 (for GN)')
+    return args
+
+
+def measure_shape(shape, dtype, args):
+    """Return a row for each method."""
+    sizes = [int(n) for n in shape.split('x')]
+    layout = (torch.channels_last if args.layout == 'channels_last'
+              else torch.contiguous_format)
+    make = dict(dtype=getattr(torch, dtype), device=args.device)
+    x = torch.randn(sizes, **make).to(memory_format=layout)
+    grad = torch.randn(sizes, **make).to(memory_format=layout)
+    x.requires_grad_()
+    methods = build(sizes[1], args)
+
+    def train(layer):
+        def step():
+            x.grad = None
+            layer(x).backward(grad)
+        return step
+
+    def test(layer):
+        def step():
+            with torch.no_grad():
+                layer(x)
+        return step
+
+    training = {name: train(layer) for name, layer in methods.items()}
+    both = measure.interleave(training, args.device, args.seconds)
+    saved = {name: measure.saved_bytes(lambda layer=layer: layer(x))
+             for name, layer in methods.items()}
+    peak = {name: measure.peak_bytes(step, args.device)
+            for name, step in training.items()}
+    x.grad = None
+    for layer in methods.values():
+        if isinstance(layer, nn.Module):
+            layer.eval()
+    forward = measure.interleave(
+        {name: test(layer) for name, layer in methods.items()},
+        args.device, args.seconds)
+    return [
+        dict(shape=shape, dtype=dtype, layout=args.layout, method=name,
+             forward_ms=forward[name], training_ms=both[name],
+             saved=saved[name] / x.nbytes, peak=peak[name] / x.nbytes,
+             bandwidth=bandwidth(x, both[name], args.device))
+        for name in methods
+    ]
+
+
+def build(channels, args):
+    """Return the methods by name, each a function of x."""
+    def layer(norm):
+        return norm.to(args.device)
+
+    def activated(norm):
+        return layer(nn.Sequential(norm, nn.ReLU(inplace=True)))
+
+    frn, plain = (layer(FRN(channels, tlu=True)) for _ in range(2))
+    weight, bias, tau = (p.detach().clone().requires_grad_()
+                         for p in frn.parameters())
+    torch.compiler.reset()
+    compiled = torch.compile(frn_definition, dynamic=False)
+
+    def run_plain(x):
+        with use_kernel('plain'):
+            return plain(x)
+
+    def run_rms_norm(x):
+        column = (1, -1, 1, 1)
+        size = x.shape[2] * x.shape[3]
+        y = functional.rms_norm(x.flatten(2), (size, ), eps=1e-6)
+        y = torch.addcmul(bias.view(column), y.view_as(x),
+                          weight.view(column))
+        return torch.maximum(y, tau.view(column)).to(x.dtype)
+
+    methods = {
+        'FRN+TLU': frn,
+        'BN+ReLU': activated(nn.BatchNorm2d(channels)),
+        'GN+ReLU': activated(nn.GroupNorm(32, channels)),
+        'plain': run_plain,
+        'definition, compiled': lambda x: compiled(x, weight, bias, tau),
+        'rms_norm': run_rms_norm,
+        FLOOR: lambda x: x.clone(),
+    }
+    if importlib.util.find_spec('timm') is not None:
+        from timm.layers import FilterResponseNormTlu2d
+        methods['timm'] = layer(FilterResponseNormTlu2d(channels))
+    chosen = args.methods or NAMES
+    return {name: methods[name] for name in NAMES
+            if name in chosen and name in methods}
+
+
+def bandwidth(x, milliseconds, device):
+    """Return the share of a GPU's copy bandwidth that training reached.
+
+    Counted on the least traffic: x is read twice, the gradient once, y and
+    the gradient of x are written. On a CPU most of the time of a large map
+    goes into fresh pages, which a copy between old tensors needs none of.
+    """
+    if device.type != 'cuda':
+        return None
+    x = x.detach()
+    out = torch.empty_like(x)
+    copy = measure.interleave({'': lambda: out.copy_(x)}, device, .5)['']
+    return 5 / milliseconds / (2 / copy)
+
+
+def report(rows, shape, dtype):
+    """Return the table of a shape, times also as ratios."""
+    rows = [r for r in rows if (r['shape'], r['dtype']) == (shape, dtype)]
+    of = {row['method']: row for row in rows}
+    columns = {
+        'forward ms': lambda r: number(r['forward_ms']),
+        'training ms': lambda r: number(r['training_ms']),
+    }
+    for name in ('BN+ReLU', 'GN+ReLU', FLOOR):
+        if name in of:
+            columns[f'/ {name}'] = lambda r, base=of[name]: (
+                f'{r["forward_ms"] / base["forward_ms"]:.2f}, '
+                f'{r["training_ms"] / base["training_ms"]:.2f}')
+    columns['saved / x'] = lambda r: f'{r["saved"]:.2f}'
+    columns['peak / x'] = lambda r: f'{r["peak"]:.2f}'
+    if rows[0]['bandwidth'] is not None:
+        columns['of copy rate'] = lambda r: f'{r["bandwidth"]:.0%}'
+    return measure.table(
+        [dict(method=r['method'],
+              **{name: f(r) for name, f in columns.items()}) for r in rows],
+        ['method', *columns])
+
+
+def number(value):
+    """Three digits."""
+    return f'{value:.3g}'
+
+
+def plot(rows, about, path):
+    """Draw training times relative to BN+ReLU."""
+    import matplotlib
+    matplotlib.use('Agg')  # no display is needed
+    import matplotlib.pyplot as plt
+    groups = list(dict.fromkeys((r['shape'], r['dtype']) for r in rows))
+    names = list(dict.fromkeys(r['method'] for r in rows))
+    time = {(r['shape'], r['dtype'], r['method']): r['training_ms']
+            for r in rows}
+    figure, axis = plt.subplots(
+        figsize=(2 + 1.7 * len(groups), 4), layout='constrained')
+    width = .85 / len(names)
+    for i, name in enumerate(names):
+        color, hatch = STYLES[name]
+        heights = [time[g + (name, )] / time[g + ('BN+ReLU', )]
+                   for g in groups]
+        at = [j + (i - (len(names) - 1) / 2) * width
+              for j in range(len(groups))]
+        bars = axis.bar(at, heights, width, label=name, color=color,
+                        hatch=hatch, edgecolor='#303030', linewidth=.6)
+        axis.bar_label(bars, fmt='%.2f', fontsize=6, padding=1)
+    axis.axhline(1, color='#303030', linewidth=.8)
+    axis.set_xticks(range(len(groups)),
+                    [f'{shape}\n{dtype}' for shape, dtype in groups])
+    axis.set(ylabel='forward and backward, BN+ReLU = 1')
+    axis.set_title(
+        f'{about.get("GPU", about["CPU"])}, torch {about["torch"]}, '
+        f'{about["date"]}', fontsize=9)
+    axis.spines[['top', 'right']].set_visible(False)
+    axis.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,129 @@
+"""What the benchmarks share: time, memory, the machine, a table."""
+
+import datetime
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import frn_mmdet
+
+
+def interleave(functions, device, seconds):
+    """Time functions in turn, so that a slow moment is everybody's.
+
+    Args:
+        functions (dict): Names and functions without arguments.
+        device (torch.device): Where they run.
+        seconds (float): About how long to go on; 10 rounds at least.
+
+    Returns:
+        dict: For each name, the median in ms.
+    """
+    for function in functions.values():
+        for _ in range(3):  # compiles, allocates
+            function()
+    times = {name: [] for name in functions}
+    end = time.perf_counter() + seconds
+    rounds = 0
+    while rounds < 10 or (time.perf_counter() < end and rounds < 2000):
+        rounds += 1
+        for name, function in functions.items():
+            times[name].append(_milliseconds(function, device))
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def _milliseconds(function, device):
+    if device.type == 'cuda':
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        start.record()
+        function()
+        end.record()
+        torch.cuda.synchronize(device)
+        return start.elapsed_time(end)
+    start = time.perf_counter()
+    function()
+    return (time.perf_counter() - start) * 1e3
+
+
+def peak_bytes(function, device):
+    """Return how much more a call allocates at its peak than before it."""
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        function()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU],
+                 profile_memory=True) as run:
+        function()
+    live = peak = 0
+    events = run.profiler.kineto_results.events()
+    changes = [(e.start_ns(), e.nbytes()) for e in events
+               if e.name() == '[memory]']
+    for _, change in sorted(changes, key=lambda pair: pair[0]):
+        live += change
+        peak = max(peak, live)
+    return peak
+
+
+def saved_bytes(function):
+    """Return the bytes that autograd keeps, each storage counted once."""
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        output = function()  # alive until counted, or storages would repeat
+    del output
+    return sum(kept.values())
+
+
+def machine(device):
+    """Return what ran, for the head of a report."""
+    text = {
+        'date': datetime.date.today().isoformat(),
+        'CPU': _cpu(),
+        'threads': torch.get_num_threads(),
+        'Python': platform.python_version(),
+        'torch': torch.__version__,
+        'frn_mmdet': frn_mmdet.__version__,
+        'kernel': frn_mmdet.kernel_for(device).name,
+    }
+    if device.type == 'cuda':
+        text['GPU'] = torch.cuda.get_device_name(device)
+    return text
+
+
+def _cpu():
+    info = Path('/proc/cpuinfo')
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def table(rows, columns):
+    """Return dicts as a Markdown table; what one lacks is a dash."""
+    cells = [tuple(columns)] + [
+        tuple(str(row.get(column, '-')) for column in columns)
+        for row in rows
+    ]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    lines = [
+        '| ' + ' | '.join(
+            cell.ljust(width)
+            for cell, width in zip(row, widths, strict=True)) + ' |'
+        for row in cells
+    ]
+    lines.insert(1, '|' + '|'.join('-' * (w + 2) for w in widths) + '|')
+    return '\n'.join(lines)
