@@ -4,7 +4,7 @@ import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from ..ops.definition import threshold
+from ..ops import tlu
 from ..registry import MODELS
 
 
@@ -41,13 +41,7 @@ class TLU(nn.Module):
         Raises:
             ValueError: If ``x`` has another number of channels.
         """
-        if x.dim() < 2 or self.num_features not in (1, x.shape[1]):
-            raise ValueError(
-                f'TLU has {self.num_features} thresholds, but the input has '
-                f'shape {tuple(x.shape)}; expected (N, C, *spatial) with '
-                f'C = {self.num_features}')
-        shape = (1, -1) + (1, ) * (x.dim() - 2)
-        return threshold(x, self.tau.to(x.dtype).view(shape))
+        return tlu(x, self.tau)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""

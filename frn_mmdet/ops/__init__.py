@@ -1,6 +1,7 @@
-"""The FRN operation: its definition, its kernels and the choice of one."""
+"""FRN and TLU as operations: their definition, their kernels and the choice of one."""
 
 from .frn import frn
 from .kernel import kernel_for, use_kernel
+from .tlu import tlu
 
-__all__ = ['frn', 'kernel_for', 'use_kernel']
+__all__ = ['frn', 'kernel_for', 'tlu', 'use_kernel']

@@ -1,5 +1,6 @@
 // FRN with TLU for a CPU: forward reads the input and writes the output,
-// backward reads the input and the gradient and writes one gradient.
+// backward reads the input and the gradient and writes one gradient. And TLU
+// alone, for behind a residual add, which keeps one bit an element.
 //
 // Compiled on first use by cpu.py. The operators are declared in library.py;
 // definition.py says what they compute. T is the dtype of the maps, A that of
@@ -47,7 +48,8 @@ struct Map {
   explicit Map(const Tensor& x)
       : images(x.size(0)),
         channels(x.size(1)),
-        size(x.numel() ? x.numel() / (x.size(0) * x.size(1)) : 0) {}
+        size(c10::multiply_integers(x.sizes().begin() + 2,
+                                    x.sizes().end())) {}
   int64_t rows() const { return images * channels; }
 };
 
@@ -242,10 +244,11 @@ void backward_rows(const T* dy, const T* x, const A* inv,
 #pragma omp simd reduction(+ : dot, kept, clipped)
         for (int64_t i = 0; i < n; ++i) {
           const bool below = affine(value[i], scale, bias) < tau;
-          const A passed = below ? A(0) : grad[i];
+          const A g = grad[i];
+          const A passed = below ? A(0) : g;
           dot += passed * value[i];
           kept += passed;
-          clipped += below ? grad[i] : A(0);
+          clipped += below ? g : A(0);
         }
         total.dot += dot;
         total.kept += kept;
@@ -261,7 +264,8 @@ void backward_rows(const T* dy, const T* x, const A* inv,
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) {
           const bool below = affine(value[i], scale, bias) < tau;
-          const A passed = below ? A(0) : grad[i];
+          const A g = grad[i];
+          const A passed = below ? A(0) : g;
           out[i] = passed * scale - value[i] * pull;
         }
         writer.write(to + begin, n);
@@ -374,10 +378,11 @@ void backward_last(const T* dy, const T* x, const A* inv,
 #pragma omp simd
       for (int64_t i = 0; i < n; ++i) {
         const bool below = affine(value[i], s[i], b[i]) < t[i];
-        const A passed = below ? A(0) : grad[i];
+        const A g = grad[i];
+        const A passed = below ? A(0) : g;
         dot[i] += passed * value[i];
         kept[i] += passed;
-        clipped[i] += below ? grad[i] : A(0);
+        clipped[i] += below ? g : A(0);
       }
     };
   });
@@ -404,7 +409,8 @@ void backward_last(const T* dy, const T* x, const A* inv,
 #pragma omp simd
       for (int64_t i = 0; i < n; ++i) {
         const bool below = affine(value[i], s[i], b[i]) < t[i];
-        const A passed = below ? A(0) : grad[i];
+        const A g = grad[i];
+        const A passed = below ? A(0) : g;
         out[i] = passed * s[i] - value[i] * pulled[i];
       }
       writer.write(dx + at, n);
@@ -479,6 +485,179 @@ Backward frn_backward(const Tensor& grad, const Tensor& x, const Tensor& inv,
         }
       });
   return {dx, out[0], out[1], out[2], out[3]};
+}
+
+// Eight elements, or at the end of a unit fewer, to a byte and back. With n
+// the constant 8 a compiler makes vectors of these.
+
+template <typename A>
+inline uint8_t pack(const A* value, const A* tau, int64_t n) {
+  int32_t bits = 0;
+#pragma omp simd reduction(| : bits)
+  for (int32_t i = 0; i < n; ++i) {
+    bits |= value[i] < tau[i] ? 1 << i : 0;
+  }
+  return static_cast<uint8_t>(bits);
+}
+
+template <typename A>
+inline void unpack(int32_t bits, const A* grad, A* kept, A* stopped,
+                   int64_t n) {
+#pragma omp simd
+  for (int32_t i = 0; i < n; ++i) {
+    const bool below = bits & 1 << i;
+    const A g = grad[i];  // read in any case, or it would be a masked load
+    kept[i] = below ? A(0) : g;
+    stopped[i] = below ? g : A(0);
+  }
+}
+
+// f(i, n) for the bytes of n elements.
+template <typename F>
+inline void for_bytes(int64_t size, const F& f) {
+  int64_t i = 0;
+  for (; i + 8 <= size; i += 8) {
+    f(i, 8);
+  }
+  if (i < size) {
+    f(i, size - i);
+  }
+}
+
+// TLU alone. Units lie in memory one after the other: rows, whose elements
+// share a threshold, or in channels_last (and without positions) pixels,
+// whose elements have one each. Where a unit was clipped is kept in bits.
+
+struct Units {
+  int64_t count, length, bytes;
+  bool last;
+  Units(const Tensor& x, bool last) : last(last) {
+    const Map map(x);
+    count = map.images * (last ? map.size : map.channels);
+    length = last ? map.channels : map.size;
+    bytes = (length + 7) / 8;
+  }
+  int64_t grain() const {
+    return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, length));
+  }
+};
+
+template <typename T, typename A>
+void forward_units(const T* x, const T* tau, T* z, uint8_t* bits, Units units,
+                   int64_t channels) {
+  at::parallel_for(0, units.count, units.grain(), [&](int64_t first,
+                                                      int64_t end) {
+    Reader<T, A> read, read_tau;
+    Writer<T, A> writer;
+    A shared[kBlock];
+    for (int64_t unit = first; unit < end; ++unit) {
+      if (!units.last) {
+        std::fill_n(shared, kBlock, static_cast<A>(tau[unit % channels]));
+      }
+      for_blocks(units.length, [&](int64_t begin, int64_t n) {
+        const int64_t at = unit * units.length + begin;
+        const A* value = read(x + at, n);
+        const A* t = units.last ? read_tau(tau + begin, n) : shared;
+        uint8_t* byte = bits + unit * units.bytes + begin / 8;
+        for_bytes(n, [&](int64_t i, int64_t m) {
+          *byte++ = pack(value + i, t + i, m);
+        });
+        A* out = writer.place(z + at);
+#pragma omp simd
+        for (int64_t j = 0; j < n; ++j) {
+          out[j] = value[j] < t[j] ? t[j] : value[j];
+        }
+        writer.write(z + at, n);
+      });
+    }
+  });
+}
+
+// Sums the gradient of tau over strips of units, which join in order.
+template <typename T, typename A>
+void backward_units(const T* dy, const uint8_t* bits, T* dx, T* dtau,
+                    Units units, int64_t channels) {
+  const int64_t each = units.last ? kStrip : 1;
+  const int64_t sums = units.last ? channels : 1;
+  const int64_t strips = (units.count + each - 1) / each;
+  std::vector<double> partial(strips * sums);
+  const int64_t grain = std::max<int64_t>(1, units.grain() / each);
+  at::parallel_for(0, strips, grain, [&](int64_t first, int64_t end) {
+    Reader<T, A> read;
+    Writer<T, A> writer;
+    A stopped[kBlock];
+    for (int64_t strip = first; strip < end; ++strip) {
+      double* sum = partial.data() + strip * sums;
+      const int64_t stop = std::min((strip + 1) * each, units.count);
+      for (int64_t unit = strip * each; unit < stop; ++unit) {
+        for_blocks(units.length, [&](int64_t begin, int64_t n) {
+          const int64_t at = unit * units.length + begin;
+          const A* grad = read(dy + at, n);
+          const uint8_t* byte = bits + unit * units.bytes + begin / 8;
+          A* out = writer.place(dx + at);
+          for_bytes(n, [&](int64_t i, int64_t m) {
+            unpack(*byte++, grad + i, out + i, stopped + i, m);
+          });
+          writer.write(dx + at, n);
+          if (units.last) {
+            for (int64_t i = 0; i < n; ++i) {
+              sum[begin + i] += stopped[i];
+            }
+          } else {
+            A total = 0;
+#pragma omp simd reduction(+ : total)
+            for (int64_t i = 0; i < n; ++i) {
+              total += stopped[i];
+            }
+            *sum += total;
+          }
+        });
+      }
+    }
+  });
+  std::vector<double> total(channels);
+  for (size_t i = 0; i < partial.size(); ++i) {
+    total[i % channels] += partial[i];
+  }
+  std::copy_n(total.data(), channels, dtau);
+}
+
+std::tuple<Tensor, Tensor> tlu(const Tensor& x, const Tensor& tau) {
+  const auto format = format_of(x);
+  const Tensor from = x.contiguous(format), limit = tau.contiguous();
+  const Tensor z = at::empty_like(from, from.options(), format);
+  const Units units(
+      x, x.dim() == 2 || format != at::MemoryFormat::Contiguous);
+  const Tensor bits =
+      at::empty({units.count, units.bytes}, x.options().dtype(at::kByte));
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kHalf, at::kBFloat16, x.scalar_type(), "tlu", [&] {
+        forward_units<scalar_t, at::opmath_type<scalar_t>>(
+            from.const_data_ptr<scalar_t>(), limit.const_data_ptr<scalar_t>(),
+            z.mutable_data_ptr<scalar_t>(), bits.mutable_data_ptr<uint8_t>(),
+            units, x.size(1));
+      });
+  return {z, bits};
+}
+
+std::tuple<Tensor, Tensor> tlu_backward(const Tensor& grad, const Tensor& bits,
+                                        bool last) {
+  const auto format =
+      !last || grad.dim() < 4 ? at::MemoryFormat::Contiguous
+      : grad.dim() == 4       ? at::MemoryFormat::ChannelsLast
+                              : at::MemoryFormat::ChannelsLast3d;
+  const Tensor dy = grad.contiguous(format);
+  const Tensor dx = at::empty_like(dy, dy.options(), format);
+  const Tensor dtau = at::empty({grad.size(1)}, grad.options());
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kHalf, at::kBFloat16, grad.scalar_type(), "tlu_backward", [&] {
+        backward_units<scalar_t, at::opmath_type<scalar_t>>(
+            dy.const_data_ptr<scalar_t>(), bits.const_data_ptr<uint8_t>(),
+            dx.mutable_data_ptr<scalar_t>(),
+            dtau.mutable_data_ptr<scalar_t>(), Units(grad, last),
+            grad.size(1));
+      });
+  return {dx, dtau};
 }
 
 // Autograd in C++, since at batch 1 the Python around a small map would take
@@ -564,6 +743,8 @@ Forward frn_autograd(const Tensor& x, const Tensor& weight, const Tensor& bias,
 TORCH_LIBRARY_IMPL(frn_mmdet, CPU, m) {
   m.impl("frn", frn);
   m.impl("frn_backward", frn_backward);
+  m.impl("tlu", tlu);
+  m.impl("tlu_backward", tlu_backward);
 }
 
 TORCH_LIBRARY_IMPL(frn_mmdet, AutogradCPU, m) {

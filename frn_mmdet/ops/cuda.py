@@ -25,7 +25,16 @@ import triton
 import triton.language as tl
 
 from .definition import compute_dtype
-from .library import BACKWARD, FRN, memory_format
+from .library import (
+    BACKWARD,
+    FRN,
+    TLU,
+    TLU_BACKWARD,
+    format_of,
+    is_last,
+    memory_format,
+    units_of,
+)
 
 TILE = 4096  # elements that a program works on at a time
 WHOLE = 32768  # the longest row that fits in a program's registers
@@ -131,6 +140,50 @@ def backward(grad, x, inv, weight, bias, tau, eps_tensor, eps):
     return dx, *of_parameters
 
 
+def tlu(x, tau):
+    """Kernel of the operator ``tlu``."""
+    x = x.contiguous(memory_format=memory_format(x))
+    z = torch.empty_like(x)
+    last = is_last(x)
+    units, length = units_of(x.shape, last)
+    bits = x.new_empty((units, triton.cdiv(length, 8)), dtype=torch.uint8)
+    if x.numel():
+        grid, meta = _tlu_launch(units, length, last)
+        with torch.cuda.device_of(x):
+            _tlu[grid](x, tau.contiguous(), z, bits, units, length,
+                       x.shape[1], ACC=_acc(x), **meta)
+    return z, bits
+
+
+def tlu_backward(grad, bits, last):
+    """Kernel of the operator ``tlu_backward``."""
+    grad = grad.contiguous(memory_format=format_of(grad.dim(), last))
+    dx = torch.empty_like(grad)
+    if not grad.numel():
+        return dx, grad.new_zeros(grad.shape[1])
+    units, length = units_of(grad.shape, last)
+    grid, meta = _tlu_launch(units, length, last)
+    # Per block of units and element, or per unit and block of elements.
+    shape = (grid[0], length) if last else (units, grid[1])
+    sums = grad.new_empty(shape, dtype=compute_dtype(grad))
+    with torch.cuda.device_of(grad):
+        _tlu_backward[grid](grad, bits, dx, sums, units, length,
+                            ACC=_acc(grad), **meta)
+    if last:
+        dtau = sums.sum(0)
+    else:
+        dtau = sums.view(grad.shape[0], -1, grid[1]).sum((0, 2))
+    return dx, dtau.to(grad.dtype)
+
+
+def _tlu_launch(units, length, last):
+    """The grid, and the tile: R units, B of their elements."""
+    b = min(TILE, max(8, triton.next_power_of_2(length)))
+    r = max(1, TILE // b)
+    return (triton.cdiv(units, r), triton.cdiv(length, b)), dict(
+        R=r, B=b, LAST=last, num_warps=8)
+
+
 class _Launch:
     """What every kernel on a map is launched with."""
 
@@ -152,8 +205,12 @@ class _Launch:
             VECTOR=vector,
             TLU=tau is not None,
             EPS=0 if eps_tensor is None else min(2, eps_tensor.numel()),
-            ACC=tl.float64 if x.dtype == torch.float64 else tl.float32,
+            ACC=_acc(x),
             num_warps=p.warps)
+
+
+def _acc(x):
+    return tl.float64 if x.dtype == torch.float64 else tl.float32
 
 
 def _processors(device):
@@ -450,5 +507,66 @@ def _join(sums_ptr, inv_ptr, weight_ptr, dweight_ptr, dbias_ptr, dtau_ptr,
     tl.store(deps_ptr + c, tl.sum(deps, 0), live)
 
 
+@triton.jit
+def _units(units, length, R: tl.constexpr, B: tl.constexpr):
+    """Which elements a program is for, where they are, which exist."""
+    unit = tl.program_id(0) * R + tl.arange(0, R)
+    at = tl.program_id(1) * B + tl.arange(0, B)
+    where = unit.to(tl.int64)[:, None] * length + at[None, :]
+    return unit, at, where, (unit < units)[:, None] & (at < length)[None, :]
+
+
+@triton.jit
+def _bytes(bits_ptr, unit, units, length, R: tl.constexpr, B: tl.constexpr):
+    """Where the bits of the same elements are, and which exist."""
+    count = tl.cdiv(length, 8)
+    at = tl.program_id(1) * (B // 8) + tl.arange(0, B // 8)
+    where = bits_ptr + unit.to(tl.int64)[:, None] * count + at[None, :]
+    return where, (unit < units)[:, None] & (at < count)[None, :]
+
+
+@triton.jit
+def _tlu(x_ptr, tau_ptr, z_ptr, bits_ptr, units, length, channels,
+         R: tl.constexpr, B: tl.constexpr, LAST: tl.constexpr,
+         ACC: tl.constexpr):
+    """Equation (3), and a bit for every element, set where it was below."""
+    unit, at, where, mask = _units(units, length, R, B)
+    x = tl.load(x_ptr + where, mask, other=0.)
+    if LAST:
+        tau = tl.load(tau_ptr + at, at < length, other=0.)[None, :]
+    else:
+        tau = tl.load(tau_ptr + unit % channels, unit < units,
+                      other=0.)[:, None]
+    below = (x.to(ACC) < tau.to(ACC)) & mask
+    tl.store(z_ptr + where, tl.where(below, tau, x), mask)
+    eight = tl.reshape(below.to(tl.int32), (R, B // 8, 8))
+    byte = tl.sum(eight << tl.arange(0, 8)[None, None, :], 2)
+    to, live = _bytes(bits_ptr, unit, units, length, R, B)
+    tl.store(to, byte.to(tl.uint8), live)
+
+
+@triton.jit
+def _tlu_backward(grad_ptr, bits_ptr, dx_ptr, sums_ptr, units, length,
+                  R: tl.constexpr, B: tl.constexpr, LAST: tl.constexpr,
+                  ACC: tl.constexpr):
+    """The gradient of x, and of tau the sums over a tile."""
+    unit, at, where, mask = _units(units, length, R, B)
+    grad = tl.load(grad_ptr + where, mask, other=0.)
+    of, live = _bytes(bits_ptr, unit, units, length, R, B)
+    byte = tl.load(of, live, other=0).to(tl.int32)
+    eight = (byte[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
+    below = tl.reshape(eight, (R, B)) != 0
+    tl.store(dx_ptr + where, tl.where(below, 0., grad), mask)
+    stopped = tl.where(below, grad, 0.).to(ACC)
+    if LAST:
+        tl.store(sums_ptr + tl.program_id(0) * length + at,
+                 tl.sum(stopped, 0), at < length)
+    else:
+        tl.store(sums_ptr + unit * tl.num_programs(1) + tl.program_id(1),
+                 tl.sum(stopped, 1), unit < units)
+
+
 torch.library.impl(FRN, 'CUDA', forward)
 torch.library.impl(BACKWARD, 'CUDA', backward)
+torch.library.impl(TLU, 'CUDA', tlu)
+torch.library.impl(TLU_BACKWARD, 'CUDA', tlu_backward)

@@ -6,6 +6,8 @@ is at hand. Declared here: schema, result of a fake run (for
 (with an autograd of its own), ``cuda.py``.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,8 @@ from .definition import compute_dtype, frn_definition
 
 FRN = 'frn_mmdet::frn'
 BACKWARD = 'frn_mmdet::frn_backward'
+TLU = 'frn_mmdet::tlu'
+TLU_BACKWARD = 'frn_mmdet::tlu_backward'
 
 # eps is eps_tensor if there is one. Returns y and, for backward, one number
 # per row: 1 / sqrt(nu2 + eps), shape (N, C).
@@ -25,14 +29,27 @@ torch.library.define(
     'Tensor bias, Tensor? tau, Tensor? eps_tensor, float eps) -> '
     '(Tensor, Tensor, Tensor, Tensor, Tensor)')
 
+# TLU alone, tau of shape (C,) and the dtype of x. Returns z and, for
+# backward, a bit for every element, set where it was clipped: shape (units,
+# bytes), a unit being what lies together in memory, a row or (last) a pixel.
+torch.library.define(TLU, '(Tensor x, Tensor tau) -> (Tensor, Tensor)')
+# Gradients of x and tau.
+torch.library.define(
+    TLU_BACKWARD, '(Tensor grad, Tensor bits, bool last) -> (Tensor, Tensor)')
+
 
 def memory_format(x: Tensor) -> torch.memory_format:
     """The format a kernel works in and writes; another is copied into it."""
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
-    is_last = (
-        last is not None and not x.is_contiguous()
-        and x.is_contiguous(memory_format=last))
+    last = format_of(x.dim(), True)
+    is_last = not x.is_contiguous() and x.is_contiguous(memory_format=last)
     return last if is_last else torch.contiguous_format
+
+
+def format_of(dim: int, last: bool) -> torch.memory_format:
+    """channels_last or not, for a number of dimensions."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return formats.get(dim, torch.contiguous_format) if last else (
+        torch.contiguous_format)
 
 
 @torch.library.register_fake(FRN)
@@ -45,6 +62,31 @@ def _(x, weight, bias, tau, eps_tensor, eps):
 def _(grad, x, inv, weight, bias, tau, eps_tensor, eps):
     dx = torch.empty_like(x, memory_format=memory_format(x))
     return dx, *(inv.new_empty(x.shape[1]) for _ in range(4))
+
+
+def is_last(x: Tensor) -> bool:
+    """Whether the channels of a position lie together in memory."""
+    return x.dim() == 2 or memory_format(x) is not torch.contiguous_format
+
+
+def units_of(shape: torch.Size, last: bool) -> tuple[int, int]:
+    """Return how many units a map has, and their elements."""
+    images, channels, *spatial = shape
+    size = math.prod(spatial)
+    return (images * size, channels) if last else (images * channels, size)
+
+
+@torch.library.register_fake(TLU)
+def _(x, tau):
+    units, length = units_of(x.shape, is_last(x))
+    bits = x.new_empty((units, (length + 7) // 8), dtype=torch.uint8)
+    return torch.empty_like(x, memory_format=memory_format(x)), bits
+
+
+@torch.library.register_fake(TLU_BACKWARD)
+def _(grad, bits, last):
+    dx = torch.empty_like(grad, memory_format=format_of(grad.dim(), last))
+    return dx, grad.new_empty(grad.shape[1])
 
 
 def _keep(ctx, inputs, output):
@@ -110,3 +152,34 @@ def _requires_grad(tensor):
 
 torch.library.register_autograd(
     BACKWARD, _second_backward, setup_context=_keep_for_second)
+
+
+def _keep_bits(ctx, inputs, output):
+    x, _ = inputs
+    ctx.last = is_last(x)
+    ctx.save_for_backward(output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _tlu_backward(ctx, grad, _):
+    bits, = ctx.saved_tensors
+    if torch.is_grad_enabled():  # somebody differentiates the backward
+        below = unpack(bits, grad.shape, ctx.last)
+        over = [d for d in range(grad.dim()) if d != 1]
+        stopped = torch.where(below, grad, 0)
+        return torch.where(below, 0, grad), stopped.sum(over)
+    return torch.ops.frn_mmdet.tlu_backward(grad, bits, ctx.last)
+
+
+def unpack(bits: Tensor, shape: torch.Size, last: bool) -> Tensor:
+    """Return the bits as a bool tensor of a shape."""
+    order = [0, *range(2, len(shape)), 1] if last else range(len(shape))
+    length = units_of(shape, last)[1]
+    each = bits.unsqueeze(-1) >> torch.arange(8, device=bits.device) & 1
+    each = each.flatten(1)[:, :length].bool()
+    return each.reshape([shape[d] for d in order]).permute(
+        [list(order).index(d) for d in range(len(shape))])
+
+
+torch.library.register_autograd(
+    TLU, _tlu_backward, setup_context=_keep_bits)

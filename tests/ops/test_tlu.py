@@ -1,0 +1,188 @@
+"""``tlu`` against the formula, on each kernel."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from frn_mmdet.ops import tlu, use_kernel
+from frn_mmdet.ops.library import unpack
+
+GPU = torch.cuda.is_available()
+F64 = torch.float64
+
+
+@pytest.fixture(params=['plain', 'cpp', 'triton'])
+def operation(request):
+    """(x, tau, grad) -> (z, dx, dtau), on each kernel."""
+
+    def run(x, tau, grad):
+        x, tau = x.detach().requires_grad_(), tau.detach().requires_grad_()
+        z = tlu(x, tau)
+        return z, *torch.autograd.grad(z, (x, tau), grad)
+
+    def interpreted(x, tau, grad):
+        from frn_mmdet.ops import cuda
+        from frn_mmdet.ops.library import is_last
+        z, bits = cuda.tlu(x, tau.to(x.dtype).expand(x.shape[1]))
+        dx, dtau = cuda.tlu_backward(grad, bits, is_last(x))
+        dtau = dtau.sum().view(1) if tau.numel() == 1 else dtau
+        return z, dx, dtau.to(tau.dtype)
+
+    if request.param != 'triton':
+        with use_kernel('plain' if request.param == 'plain' else 'native'):
+            yield run
+    elif GPU:
+        with torch.device('cuda'), use_kernel('native'):
+            yield run
+    else:
+        yield interpreted
+
+
+def expected(x, tau, grad):
+    """max(x, tau); 1 where x >= tau for x, and where x < tau for tau."""
+    column = tau.to(x.dtype).view(1, -1, *[1] * (x.dim() - 2))
+    below = x < column
+    over = [d for d in range(x.dim()) if d != 1]
+    dtau = (grad * below).to(F64).sum(over)
+    if tau.numel() == 1:
+        dtau = dtau.sum().view(1)
+    return torch.maximum(x, column), grad * ~below, dtau
+
+
+@settings(max_examples=60, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.lists(st.integers(1, 19), min_size=2, max_size=5),
+    dtype=st.sampled_from([torch.float32, F64, torch.bfloat16,
+                           torch.float16]),
+    last=st.booleans(), one=st.booleans(), seed=st.integers(0, 9))
+def test_any_shape(operation, shape, dtype, last, one, seed):
+    torch.manual_seed(seed)
+    # Halves, so that there are many ties.
+    x = torch.randn(shape).mul(2).round().div(2).to(dtype)
+    grad = torch.randn(shape).to(dtype)
+    if last and len(shape) > 3:
+        layout = (torch.channels_last if len(shape) == 4 else
+                  torch.channels_last_3d)
+        x = x.contiguous(memory_format=layout)
+    tau = torch.randn(1 if one else shape[1]).mul(2).round().div(2)
+    z, dx, dtau = operation(x, tau, grad)
+    true = expected(x, tau, grad)
+    assert torch.equal(z, true[0])
+    assert torch.equal(dx, true[1])
+    assert dtau.dtype == tau.dtype
+    tol = 1e-5 if dtype in (torch.float32, F64) else 5e-2
+    torch.testing.assert_close(dtau.to(F64), true[2], rtol=tol, atol=tol)
+
+
+@pytest.mark.parametrize('last', [False, True])
+def test_large_maps_go_in_tiles(operation, last):
+    torch.manual_seed(0)
+    x, grad = torch.randn(2, 70, 61, 63), torch.randn(2, 70, 61, 63)
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    tau = torch.randn(70)
+    z, dx, dtau = operation(x, tau, grad)
+    true = expected(x, tau, grad)
+    assert torch.equal(z, true[0])
+    assert torch.equal(dx, true[1])
+    assert z.stride() == x.stride()
+    torch.testing.assert_close(dtau.to(F64), true[2], rtol=1e-5, atol=1e-4)
+    for a, b in zip((z, dx, dtau), operation(x, tau, grad), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_empty_and_strided(operation):
+    z, dx, dtau = operation(torch.zeros(0, 3, 4, 4), torch.zeros(3),
+                            torch.zeros(0, 3, 4, 4))
+    assert z.shape == dx.shape == (0, 3, 4, 4)
+    assert dtau.eq(0).all()
+    x, tau = torch.randn(2, 6, 8, 9)[:, ::2, 1:, ::3], torch.randn(3)
+    grad = torch.randn(2, 3, 1, 1).expand(x.shape)
+    for a, b in zip(operation(x, tau, grad), expected(x, tau, grad),
+                    strict=True):
+        torch.testing.assert_close(a.to(F64), b.to(F64))
+
+
+def test_nan_stays(operation):
+    x = torch.tensor([[torch.nan, 1., -1.]])
+    z = operation(x, torch.zeros(1), torch.ones(1, 3))[0]
+    assert z.isnan().tolist() == [[True, False, False]]
+
+
+@pytest.mark.parametrize('last', [False, True])
+def test_gradcheck_twice(last):
+    x = torch.randn(2, 3, 5, 2, dtype=F64)
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    inputs = (x.requires_grad_(), torch.randn(3, dtype=F64).requires_grad_())
+    assert torch.autograd.gradcheck(tlu, inputs)
+    assert torch.autograd.gradgradcheck(tlu, inputs)
+
+
+@pytest.mark.parametrize('shape', [(2, 3, 7, 5), (2, 11), (0, 3, 4, 4)])
+def test_opcheck(shape):
+    x = torch.randn(shape, requires_grad=True)
+    tau = torch.randn(shape[1], requires_grad=True)
+    tlu(x, tau)  # loads the kernel
+    torch.library.opcheck(torch.ops.frn_mmdet.tlu.default, (x, tau))
+    bits = torch.ops.frn_mmdet.tlu(x, tau)[1]
+    torch.library.opcheck(torch.ops.frn_mmdet.tlu_backward.default,
+                          (torch.randn(shape), bits, len(shape) == 2))
+
+
+def test_backward_keeps_a_bit_an_element():
+    x = torch.randn(2, 8, 32, 32, requires_grad=True)
+    tau = torch.zeros(8, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: kept.append(t.nbytes) or t, lambda t: t):
+        tlu(x, tau)
+    assert sum(kept) == x.numel() // 8
+
+
+def test_the_bits_are_what_was_clipped():
+    for x in (torch.randn(2, 3, 5, 3),
+              torch.randn(2, 3, 5, 3).to(memory_format=torch.channels_last)):
+        tau = torch.randn(3)
+        bits = torch.ops.frn_mmdet.tlu(x, tau)[1]
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(unpack(bits, x.shape, last),
+                           x < tau.view(1, 3, 1, 1))
+
+
+def test_compiled_whole():
+    x = torch.randn(2, 3, 5, 5, requires_grad=True)
+    tau = torch.randn(3, requires_grad=True)
+    compiled = torch.compile(tlu, fullgraph=True, backend='aot_eager')
+    got = torch.autograd.grad(compiled(x, tau).square().sum(), (x, tau))
+    true = torch.autograd.grad(tlu(x, tau).square().sum(), (x, tau))
+    for a, b in zip(got, true, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_triton_behind_the_operator():
+    code = """
+import torch
+from frn_mmdet.ops import cuda
+from frn_mmdet.ops.library import TLU, TLU_BACKWARD
+torch.library.impl(TLU, 'CPU', cuda.tlu)
+torch.library.impl(TLU_BACKWARD, 'CPU', cuda.tlu_backward)
+x = torch.randn(2, 3, 3, 2, dtype=torch.float64, requires_grad=True)
+tau = torch.randn(3, dtype=torch.float64, requires_grad=True)
+first = lambda *args: torch.ops.frn_mmdet.tlu(*args)[0]
+assert torch.autograd.gradcheck(first, (x, tau))
+assert torch.autograd.gradgradcheck(first, (x, tau))
+torch.library.opcheck(torch.ops.frn_mmdet.tlu.default, (x, tau))
+print('right')
+"""
+    result = subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'TRITON_INTERPRET': '1'}, check=True,
+        capture_output=True, text=True)
+    assert 'right' in result.stdout
