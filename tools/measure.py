@@ -1,5 +1,6 @@
 """What the benchmarks share: time, memory, the machine, a table."""
 
+import ctypes
 import datetime
 import platform
 import statistics
@@ -12,13 +13,14 @@ from torch.profiler import ProfilerActivity, profile
 import frn_mmdet
 
 
-def interleave(functions, device, seconds):
+def interleave(functions, device, seconds, prepare=None):
     """Time functions in turn, so that a slow moment is everybody's.
 
     Args:
         functions (dict): Names and functions without arguments.
         device (torch.device): Where they run.
         seconds (float): About how long to go on; 10 rounds at least.
+        prepare (function, optional): Called before each call, not timed.
 
     Returns:
         dict: For each name, the median in ms.
@@ -32,8 +34,22 @@ def interleave(functions, device, seconds):
     while rounds < 10 or (time.perf_counter() < end and rounds < 2000):
         rounds += 1
         for name, function in functions.items():
+            if prepare is not None:
+                prepare()
             times[name].append(_milliseconds(function, device))
     return {name: statistics.median(t) for name, t in times.items()}
+
+
+def release_pages():
+    """Give free memory back to the system, where the C library can.
+
+    A large tensor gets fresh pages, which take longer than most kernels,
+    unless there is room that a tensor before it left. Without this, which
+    method finds such room is a matter of chance.
+    """
+    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
+    if trim is not None:
+        trim(0)
 
 
 def _milliseconds(function, device):
@@ -72,8 +88,11 @@ def peak_bytes(function, device):
     return peak
 
 
-def saved_bytes(function):
-    """Return the bytes that autograd keeps, each storage counted once."""
+def saved_bytes(function, parameters):
+    """Return the bytes that autograd keeps, each storage counted once.
+
+    Parameters are there in any case and do not count.
+    """
     kept = {}
 
     def pack(tensor):
@@ -84,6 +103,8 @@ def saved_bytes(function):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         output = function()  # alive until counted, or storages would repeat
     del output
+    for parameter in parameters:
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
     return sum(kept.values())
 
 

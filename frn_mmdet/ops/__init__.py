@@ -1,4 +1,4 @@
-"""FRN and TLU as operations: their definition, their kernels and the choice of one."""
+"""FRN and TLU as operations: definition, kernels, the choice of one."""
 
 from .frn import frn
 from .kernel import kernel_for, use_kernel

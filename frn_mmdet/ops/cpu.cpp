@@ -670,6 +670,11 @@ auto operator_of(const char* name) {
       .typed<F>();
 }
 
+const auto& frn_operator() {
+  static const auto op = operator_of<decltype(frn)>("frn_mmdet::frn");
+  return op;
+}
+
 Optional optional(const Tensor& tensor) {
   return tensor.defined() ? Optional(tensor) : std::nullopt;
 }
@@ -682,9 +687,8 @@ class Autograd : public torch::autograd::Function<Autograd> {
   static Tensors forward(Context* ctx, const Tensor& x, const Tensor& weight,
                          const Tensor& bias, const Optional& tau,
                          const Optional& eps_tensor, double eps) {
-    static const auto op = operator_of<decltype(frn)>("frn_mmdet::frn");
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, inv] = op.call(x, weight, bias, tau, eps_tensor, eps);
+    auto [y, inv] = frn_operator().call(x, weight, bias, tau, eps_tensor, eps);
     ctx->save_for_backward({x, inv, weight, bias, tau.value_or(Tensor()),
                             eps_tensor.value_or(Tensor())});
     ctx->saved_data["eps"] = eps;
@@ -734,6 +738,10 @@ class Autograd : public torch::autograd::Function<Autograd> {
 Forward frn_autograd(const Tensor& x, const Tensor& weight, const Tensor& bias,
                      const Optional& tau, const Optional& eps_tensor,
                      double eps) {
+  if (!at::GradMode::is_enabled()) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    return frn_operator().call(x, weight, bias, tau, eps_tensor, eps);
+  }
   const auto out = Autograd::apply(x, weight, bias, tau, eps_tensor, eps);
   return {out[0], out[1]};
 }

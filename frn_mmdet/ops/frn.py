@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from .definition import frn_definition
-from .kernel import kernel_for
+from .kernel import is_native
 from .plain import PlainFRN
+
+KERNEL = torch.ops.frn_mmdet.frn.default
 
 
 def frn(x: Tensor,
@@ -43,14 +45,13 @@ def frn(x: Tensor,
         ValueError: If ``x`` or a parameter has another shape.
     """
     _check_shapes(x, weight, bias, tau, eps)
+    if is_native(x):
+        if isinstance(eps, Tensor):
+            return KERNEL(x, weight, bias, tau, eps, 0.)[0]
+        return KERNEL(x, weight, bias, tau, None, eps)[0]
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
-        # What leaves PyTorch must consist of what others know.
         return frn_definition(x, weight, bias, tau, eps)
-    if kernel_for(x.device).name == 'plain':
-        return PlainFRN.apply(x, weight, bias, tau, eps)
-    eps_tensor = eps if isinstance(eps, Tensor) else None
-    eps = 0. if isinstance(eps, Tensor) else eps
-    return torch.ops.frn_mmdet.frn(x, weight, bias, tau, eps_tensor, eps)[0]
+    return PlainFRN.apply(x, weight, bias, tau, eps)
 
 
 def _check_shapes(x, weight, bias, tau, eps) -> None:
@@ -59,7 +60,7 @@ def _check_shapes(x, weight, bias, tau, eps) -> None:
             'FRN takes (N, C, *spatial) with 1 to 3 spatial dimensions, got '
             f'shape {tuple(x.shape)}')
     channels = x.shape[1]
-    for name, value in dict(weight=weight, bias=bias, tau=tau).items():
+    for name, value in (('weight', weight), ('bias', bias), ('tau', tau)):
         if value is not None and value.shape != (channels, ):
             raise ValueError(
                 f'FRN {name} has shape {tuple(value.shape)}, but the input '

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from . import cpu
 
@@ -23,6 +24,9 @@ class Kernel(NamedTuple):
 
     name: str
     reason: str = ''
+
+
+ASKED_FOR = Kernel('plain', 'it was asked for')
 
 
 @contextlib.contextmanager
@@ -56,12 +60,23 @@ def kernel_for(device: torch.device | str) -> Kernel:
     Raises:
         RuntimeError: If 'native' was chosen and there is no kernel for it.
     """
+    return _kernel_for(torch.device(device).type)
+
+
+def is_native(x: Tensor) -> bool:
+    """Whether a kernel computes for ``x``; in haste, since every call asks."""
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        return False  # what leaves PyTorch consists of what others know
+    return _kernel_for(x.device.type).name != 'plain'
+
+
+def _kernel_for(device_type: str) -> Kernel:
     if _choice == 'plain':
-        return Kernel('plain', 'it was asked for')
-    kernel = _native(torch.device(device).type)
+        return ASKED_FOR
+    kernel = _native(device_type)
     if _choice == 'native' and kernel.name == 'plain':
-        raise RuntimeError(
-            f'{VARIABLE}: no native kernel for {device}: {kernel.reason}')
+        raise RuntimeError(f'{VARIABLE}: no native kernel for '
+                           f'{device_type}: {kernel.reason}')
     return kernel
 
 

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from .definition import threshold
-from .kernel import kernel_for
+from .kernel import is_native
+
+KERNEL = torch.ops.frn_mmdet.tlu.default
 
 
 def tlu(x: Tensor, tau: Tensor) -> Tensor:
@@ -30,7 +32,6 @@ def tlu(x: Tensor, tau: Tensor) -> Tensor:
             f'{tuple(x.shape)}; expected (N, C, *spatial) with '
             f'C = {tau.numel()} and up to 3 spatial dimensions')
     tau = tau.to(x.dtype)
-    exported = torch.jit.is_tracing() or torch.compiler.is_exporting()
-    if exported or kernel_for(x.device).name == 'plain':
-        return threshold(x, tau.view(1, -1, *[1] * (x.dim() - 2)))
-    return torch.ops.frn_mmdet.tlu(x, tau.expand(x.shape[1]))[0]
+    if is_native(x):
+        return KERNEL(x, tau.expand(x.shape[1]))[0]
+    return threshold(x, tau.view(1, -1, *[1] * (x.dim() - 2)))

@@ -112,7 +112,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from frn_mmdet.ops import cuda
 
-MAPS = ('x_ptr', 'y_ptr', 'grad_ptr', 'dx_ptr')
+MAPS = ('x_ptr', 'y_ptr', 'z_ptr', 'grad_ptr', 'dx_ptr')
 
 
 def compile(kernel, meta, maps, arch):
@@ -124,10 +124,12 @@ def compile(kernel, meta, maps, arch):
             constants[i, ] = meta[name]
         elif name.endswith('_ptr'):
             signature[name] = maps if name in MAPS else '*fp32'
+            if name == 'bits_ptr':
+                signature[name] = '*u8'
         else:
             signature[name] = 'fp32' if name == 'eps' else 'i32'
         # As torch allocates, and as segments are cut.
-        if name.endswith('_ptr') or name in ('segment', 'channels'):
+        if name.endswith('_ptr') or name in ('segment', 'channels', 'length'):
             attrs[i, ] = [['tt.divisibility', 16]]
     source = ASTSource(kernel, signature, constants, attrs)
     warps = meta.get('num_warps', 8)
@@ -151,6 +153,12 @@ for channels, positions, whole, split, last in [
             print('wide' if wide else 'narrow', kernel.__name__, meta, maps)
 compile(cuda._join, dict(T=cuda.JOINED, ACC=tl.float32, num_warps=4), '*fp32',
         ARCH)
+for last in (False, True):
+    for kernel in (cuda._tlu, cuda._tlu_backward):
+        meta = dict(R=4, B=1024, LAST=last, ACC=tl.float32)
+        text = compile(kernel, meta, '*bf16', ARCH).asm['ptx']
+        wide = len(re.findall(r'ld.global\\S*v4', text))
+        print('wide' if wide else 'narrow', kernel.__name__, meta)
 print('all')
 """
 
