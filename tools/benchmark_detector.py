@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 
 import torch
+import yaml
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
@@ -24,6 +25,8 @@ from mmengine.registry import init_default_scope
 
 sys.path.insert(0, str(Path(__file__).parent))
 import measure  # noqa: E402  (a script beside this one)
+
+from frn_mmdet.errors import ConfigError  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = [
@@ -65,7 +68,10 @@ def parse_args(argv):
     parser.add_argument(
         'configs', metavar='CONFIG', nargs='*', type=Path,
         help='RetinaNet and Mask R-CNN R-50, if left out')
-    parser.add_argument('--norms', nargs='+', default=['FRN', 'BN', 'GN'])
+    parser.add_argument(
+        '--norms', nargs='+', default=['FRN', 'BN', 'GN'], metavar='NORM',
+        help='values of model.norm_cfg: FRN, FRN:tlu=false, '
+        'GN:num_groups=8, ...')
     parser.add_argument(
         '--batch-sizes', nargs='+', type=int, default=[1, 2, 4])
     parser.add_argument(
@@ -135,10 +141,18 @@ def measure_batch(config, batch, args):
 def build(config, norm, device):
     """Return the config's detector with another norm, in training mode."""
     cfg = Config.fromfile(config)
-    cfg.model.norm_cfg = norm
+    cfg.model.norm_cfg = norm_cfg(norm)
     cfg.model.backbone.init_cfg = None  # nothing is downloaded
     torch.manual_seed(0)
     return MODELS.build(cfg.model).to(device).train()
+
+
+def norm_cfg(text):
+    """Return the value of model.norm_cfg that 'GN:num_groups=8' stands for."""
+    name, *pairs = text.split(':')
+    args = [pair.partition('=') for pair in pairs]
+    return dict(type=name, **{key: yaml.safe_load(value)
+                              for key, _, value in args})
 
 
 def train_step(model, data):
@@ -191,4 +205,7 @@ def ratio(row, rows, key):
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except ConfigError as error:
+        sys.exit(f'error: {error}')
