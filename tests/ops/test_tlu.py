@@ -77,7 +77,9 @@ def test_any_shape(operation, shape, dtype, last, one, seed):
     assert torch.equal(dx, true[1])
     assert dtau.dtype == tau.dtype
     tol = 1e-5 if dtype in (torch.float32, F64) else 5e-2
-    torch.testing.assert_close(dtau.to(F64), true[2], rtol=tol, atol=tol)
+    # A sum of many in float32 is off by the size of what was added.
+    atol = tol + 1e-6 * grad.float().norm().item()
+    torch.testing.assert_close(dtau.to(F64), true[2], rtol=tol, atol=atol)
 
 
 @pytest.mark.parametrize('last', [False, True])
@@ -106,7 +108,7 @@ def test_empty_and_strided(operation):
     grad = torch.randn(2, 3, 1, 1).expand(x.shape)
     for a, b in zip(operation(x, tau, grad), expected(x, tau, grad),
                     strict=True):
-        torch.testing.assert_close(a.to(F64), b.to(F64))
+        torch.testing.assert_close(a.to(F64), b.to(F64), rtol=1e-5, atol=1e-5)
 
 
 def test_nan_stays(operation):
