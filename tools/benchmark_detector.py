@@ -9,7 +9,6 @@ CONFIG needs a detector of frn_mmdet; the rest of it is as it stands.
 """
 
 import argparse
-import json
 import logging
 import sys
 import warnings
@@ -56,10 +55,7 @@ def main(argv=None):
     print(f'\nImages of {args.size[0]}x{args.size[1]}. ' +
           ', '.join(f'{k} {v}' for k, v in about.items()))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps(dict(machine=about, size=args.size, rows=rows),
-                       indent=1) + '\n')
+        measure.write(args.json, machine=about, size=args.size, rows=rows)
 
 
 def parse_args(argv):

@@ -9,7 +9,6 @@ which copy and do nothing else. All methods of a shape run in turn.
 
 import argparse
 import importlib.util
-import json
 import sys
 from pathlib import Path
 
@@ -60,9 +59,7 @@ def main(argv=None):
             print(report(rows, shape, dtype))
     print('\n' + ', '.join(f'{k} {v}' for k, v in about.items()))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps(dict(machine=about, rows=rows), indent=1) + '\n')
+        measure.write(args.json, machine=about, rows=rows)
     if args.plot:
         plot(rows, about, args.plot)
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import datetime
+import json
 import platform
 import statistics
 import time
@@ -131,6 +132,12 @@ def _cpu():
             if line.startswith('model name'):
                 return line.partition(':')[2].strip()
     return platform.processor() or platform.machine()
+
+
+def write(path, **report):
+    """Write a report as JSON, in a folder that need not be there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + '\n')
 
 
 def table(rows, columns):

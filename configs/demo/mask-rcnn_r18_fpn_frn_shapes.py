@@ -1,6 +1,7 @@
 # A Mask R-CNN small enough for a CPU, with FRN everywhere (4conv1fc box head),
 # on the shapes of tools/make_shapes.py: for tests and studies of RoI heads.
 _base_ = [
+    '../_base_/models/r18_fpn_shapes.py',
     '../_base_/datasets/shapes_instance.py',
     '../_base_/schedules/schedule_shapes.py',
     '../_base_/default_runtime.py'
@@ -8,20 +9,7 @@ _base_ = [
 
 model = dict(
     type='frn_mmdet.MaskRCNN',
-    norm_cfg=dict(type='FRN'),
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[127.5, 127.5, 127.5],
-        std=[50., 50., 50.],
-        pad_mask=True,
-        pad_size_divisor=32),
-    backbone=dict(type='ResNet', depth=18, base_channels=16),
-    neck=dict(
-        type='FPN',
-        in_channels=[16, 32, 64, 128],
-        out_channels=64,
-        start_level=1,
-        num_outs=3),
+    data_preprocessor=dict(pad_mask=True),
     rpn_head=dict(
         type='RPNHead',
         in_channels=64,

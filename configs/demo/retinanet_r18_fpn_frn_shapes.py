@@ -10,6 +10,7 @@
 # Measured in two runs on 2 cores without a GPU: training and test together
 # 140 and 162 s, AP 0.77 and 0.80, AP50 0.97 and 0.99 on held-out images.
 _base_ = [
+    '../_base_/models/r18_fpn_shapes.py',
     '../_base_/datasets/shapes_detection.py',
     '../_base_/schedules/schedule_shapes.py',
     '../_base_/default_runtime.py'
@@ -17,22 +18,6 @@ _base_ = [
 
 model = dict(
     type='frn_mmdet.RetinaNet',
-    norm_cfg=dict(type='FRN'),
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[127.5, 127.5, 127.5],
-        std=[50., 50., 50.],
-        pad_size_divisor=32),
-    backbone=dict(
-        type='ResNet',
-        depth=18,
-        base_channels=16),
-    neck=dict(
-        type='FPN',
-        in_channels=[16, 32, 64, 128],
-        out_channels=64,
-        start_level=1,
-        num_outs=3),
     bbox_head=dict(
         type='RetinaHead',
         num_classes=3,

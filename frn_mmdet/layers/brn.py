@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import ConfigError
+from ..ops.definition import compute_dtype, spatial_dims
 from ..registry import MODELS
 
 
@@ -102,9 +103,8 @@ class BRN(_BatchNorm):
     @torch.no_grad()
     def _correct_and_track(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """R and d of a batch, shape (C,) each, by the statistics before it."""
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        dims = (0, *range(2, x.dim()))
-        var, mean = torch.var_mean(x, dims, correction=0)
+        x = x.to(compute_dtype(x))
+        var, mean = torch.var_mean(x, (0, *spatial_dims(x)), correction=0)
         r_max, d_max = self.limits()
         running_std = (self.running_var + self.eps).sqrt()
         r = ((var + self.eps).sqrt() / running_std).clamp(1 / r_max, r_max)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .definition import frn_definition
-from .kernel import is_native
+from .kernel import exported, is_native
 from .plain import PlainFRN
 
 KERNEL = torch.ops.frn_mmdet.frn.default
@@ -49,7 +49,7 @@ def frn(x: Tensor,
         if isinstance(eps, Tensor):
             return KERNEL(x, weight, bias, tau, eps, 0.)[0]
         return KERNEL(x, weight, bias, tau, None, eps)[0]
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+    if exported():
         return frn_definition(x, weight, bias, tau, eps)
     return PlainFRN.apply(x, weight, bias, tau, eps)
 

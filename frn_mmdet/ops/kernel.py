@@ -65,9 +65,12 @@ def kernel_for(device: torch.device | str) -> Kernel:
 
 def is_native(x: Tensor) -> bool:
     """Whether a kernel computes for ``x``; in haste, since every call asks."""
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
-        return False  # what leaves PyTorch consists of what others know
-    return _kernel_for(x.device.type).name != 'plain'
+    return not exported() and _kernel_for(x.device.type).name != 'plain'
+
+
+def exported() -> bool:
+    """Whether the call leaves PyTorch, and so consists of what others know."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
 def _kernel_for(device_type: str) -> Kernel:
