@@ -15,7 +15,6 @@ import warnings
 from pathlib import Path
 
 import torch
-import yaml
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
@@ -26,6 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import measure  # noqa: E402  (a script beside this one)
 
 from frn_mmdet.errors import ConfigError  # noqa: E402
+from frn_mmdet.markdown import table  # noqa: E402
+from frn_mmdet.switch.norms import read_norm  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = [
@@ -66,7 +67,7 @@ def parse_args(argv):
         help='RetinaNet and Mask R-CNN R-50, if left out')
     parser.add_argument(
         '--norms', nargs='+', default=['FRN', 'BN', 'GN'], metavar='NORM',
-        help='values of model.norm_cfg: FRN, FRN:tlu=false, '
+        help='values of model.norm_cfg: FRN, FRN+ReLU, '
         'GN:num_groups=8, ...')
     parser.add_argument(
         '--batch-sizes', nargs='+', type=int, default=[1, 2, 4])
@@ -137,18 +138,10 @@ def measure_batch(config, batch, args):
 def build(config, norm, device):
     """Return the config's detector with another norm, in training mode."""
     cfg = Config.fromfile(config)
-    cfg.model.norm_cfg = norm_cfg(norm)
+    cfg.model.norm_cfg = read_norm(norm)
     cfg.model.backbone.init_cfg = None  # nothing is downloaded
     torch.manual_seed(0)
     return MODELS.build(cfg.model).to(device).train()
-
-
-def norm_cfg(text):
-    """Return the value of model.norm_cfg that 'GN:num_groups=8' stands for."""
-    name, *pairs = text.split(':')
-    args = [pair.partition('=') for pair in pairs]
-    return dict(type=name, **{key: yaml.safe_load(value)
-                              for key, _, value in args})
 
 
 def train_step(model, data):
@@ -174,7 +167,7 @@ def test_step(model, data):
 
 def report(rows):
     """Return the table."""
-    return measure.table([{
+    return table([{
         'detector': r['config'],
         'batch': r['batch'],
         'norm': r['norm'],

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import measure  # noqa: E402  (a script beside this one)
 
 from frn_mmdet import FRN, use_kernel  # noqa: E402
+from frn_mmdet.markdown import table  # noqa: E402
 from frn_mmdet.ops.definition import frn_definition  # noqa: E402
 
 # Of an image pair at 400 x 672 on a CPU, 800 x 1344 on a GPU: stem or C2,
@@ -234,7 +235,7 @@ def report(rows, shape, dtype):
     columns['peak / x'] = lambda r: f'{r["peak"]:.2f}'
     if rows[0]['bandwidth'] is not None:
         columns['of copy rate'] = lambda r: f'{r["bandwidth"]:.0%}'
-    return measure.table(
+    return table(
         [dict(method=r['method'],
               **{name: f(r) for name, f in columns.items()}) for r in rows],
         ['method', *columns])

@@ -22,10 +22,10 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 sys.path.insert(0, str(Path(__file__).parent))
-import make_shapes  # noqa: E402  (scripts beside this one)
-import measure  # noqa: E402
+import make_shapes  # noqa: E402  (a script beside this one)
 
 from frn_mmdet import norm_sites  # noqa: E402
+from frn_mmdet.markdown import table  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ('config', 'gpus', 'images/gpu', 'steps', 'images', 'peak LR',
@@ -62,7 +62,7 @@ def main(argv=None):
             rows.append(row)
             print(f'{len(rows)}/{len(args.configs)} {path.stem}',
                   file=sys.stderr)
-    print(measure.table(rows, columns))
+    print(table(rows, columns))
     for failure in failures:
         print(f'failed: {failure}')
     sys.exit(bool(failures))

@@ -1,4 +1,4 @@
-"""What the benchmarks share: time, memory, the machine, a table."""
+"""What the benchmarks share: time, memory, the machine, a file."""
 
 import ctypes
 import datetime
@@ -138,20 +138,3 @@ def write(path, **report):
     """Write a report as JSON, in a folder that need not be there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + '\n')
-
-
-def table(rows, columns):
-    """Return dicts as a Markdown table; what one lacks is a dash."""
-    cells = [tuple(columns)] + [
-        tuple(str(row.get(column, '-')) for column in columns)
-        for row in rows
-    ]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    lines = [
-        '| ' + ' | '.join(
-            cell.ljust(width)
-            for cell, width in zip(row, widths, strict=True)) + ' |'
-        for row in cells
-    ]
-    lines.insert(1, '|' + '|'.join('-' * (w + 2) for w in widths) + '|')
-    return '\n'.join(lines)

@@ -6,7 +6,6 @@ newest training in the folder, with the ones that it resumed.
 """
 
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
@@ -16,6 +15,8 @@ import matplotlib
 matplotlib.use('Agg')  # no display is needed
 
 import matplotlib.pyplot as plt
+
+from frn_mmdet.scalars import find_logs, read_scalars
 
 AP_KEYS = {  # mmengine's key: the label of its curve
     'bbox_mAP': ('AP, boxes', '#0060a0', '-'),
@@ -66,9 +67,7 @@ def read_training(work_dir):
     """
     if not work_dir.is_dir():
         raise LogError(f'the folder {work_dir} does not exist')
-    # the folders are named after the time, so this is oldest first
-    logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    runs = [(log, read_run(log)) for log in logs]
+    runs = [(log, read_run(log)) for log in find_logs(work_dir)]
     runs = [(log, run) for log, run in runs if run]  # some died at once
     if not runs:
         raise LogError(
@@ -93,11 +92,7 @@ def read_training(work_dir):
 def read_run(log):
     """Return the records of a log, each with its iteration."""
     run = []
-    for line in log.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the last line of a run that was killed
+    for record in read_scalars(log):
         if 'loss' in record:
             run.append((record['step'], record))
         elif run:

@@ -44,11 +44,24 @@ def _mend_checkpoint(key: str, part: dict, plan: NormPlan) -> list[str]:
                     f'have been trained with {plan.name}']
         if _fits(norm, plan):
             return []
-        part.pop('pretrained', None)
-        part['init_cfg'] = None
+        drop_checkpoint(part)
         said.append(f'{key}: {checkpoint} was trained with {norm} and is '
                     'dropped, training starts from scratch')
-    # From here on the weights are fresh.
+    return said + unfreeze(key, part, plan)
+
+
+def unfreeze(key: str, part: dict, plan: NormPlan) -> list[str]:
+    """Change, in place, what would freeze the fresh weights of a part.
+
+    Args:
+        key (str): The part's key in the model's config, for the report.
+        part (dict): Its config.
+        plan (NormPlan): What ``model.norm_cfg`` asks for.
+
+    Returns:
+        list[str]: One sentence for each change.
+    """
+    said = []
     if part.get('frozen_stages', -1) >= 0:
         said.append(f'{key}.frozen_stages: {part["frozen_stages"]} -> -1, a '
                     'fresh stage must train')
@@ -70,6 +83,27 @@ def _checkpoint(part: dict) -> str | None:
         if isinstance(item, dict) and item.get('type') == 'Pretrained':
             return item['checkpoint']
     return None
+
+
+def drop_checkpoint(part: dict) -> None:
+    """Let a part train from scratch."""
+    part.pop('pretrained', None)
+    part['init_cfg'] = None
+
+
+def unfit_checkpoint(part: dict, plan: NormPlan) -> str | None:
+    """The zoo checkpoint that :func:`mend` would drop, if there is one.
+
+    Args:
+        part (dict): The config of a part of a detector.
+        plan (NormPlan): What ``model.norm_cfg`` asks for.
+
+    Returns:
+        str or None: Its path.
+    """
+    checkpoint = _checkpoint(part)
+    norm = None if checkpoint is None else _zoo_norm(checkpoint)
+    return None if norm is None or _fits(norm, plan) else checkpoint
 
 
 def _zoo_norm(checkpoint: str) -> str | None:

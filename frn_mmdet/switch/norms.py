@@ -4,6 +4,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import yaml
 from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import nn
 
@@ -53,6 +54,10 @@ NORMS = {
 }
 
 
+# What '+' in a norm's name asks for: the value of ``tlu``.
+ACTIVATIONS = {'TLU': True, 'ReLU': False}
+
+
 @dataclass(frozen=True)
 class NormPlan:
     """What one value of ``model.norm_cfg`` asks for.
@@ -84,6 +89,39 @@ def part_of(path: str) -> str:
     """The part that a module path, or a key of a model config, is of."""
     name = path.split('.', 1)[0]
     return name if name in ('backbone', 'neck') else 'head'
+
+
+def read_norm(text: str) -> dict:
+    """The value of ``model.norm_cfg`` that a word on a command line means.
+
+    Args:
+        text (str): A norm, then perhaps an activation, then perhaps
+            arguments: ``FRN``, ``BN+TLU``, ``FRN:learnable_eps=true``,
+            ``GN:num_groups=8``.
+
+    Returns:
+        dict: For :func:`parse_norm_cfg`, which checks it.
+
+    Raises:
+        ConfigError: If it is not written like that.
+    """
+    name, *pairs = text.split(':')
+    name, plus, activation = name.partition('+')
+    value = dict(type=name)
+    if plus:
+        if activation not in ACTIVATIONS:
+            raise ConfigError(
+                f'norm {text!r}: unknown activation {activation!r}; choose '
+                f'one of {", ".join(ACTIVATIONS)}')
+        value['tlu'] = ACTIVATIONS[activation]
+    for pair in pairs:
+        key, equals, argument = pair.partition('=')
+        if not equals:
+            raise ConfigError(
+                f'norm {text!r}: {pair!r} is not an argument; write '
+                'GN:num_groups=8')
+        value[key] = yaml.safe_load(argument)
+    return value
 
 
 def parse_norm_cfg(value: str | dict) -> NormPlan:

@@ -1,0 +1,26 @@
+"""One training of a comparison."""
+
+import re
+from typing import NamedTuple
+
+
+class Cell(NamedTuple):
+    """One training.
+
+    Attributes:
+        norm (str): As on the command line, ``GN:num_groups=8``.
+        batch (int): Images per GPU.
+        lr (float): The learning rate at the reference batch.
+        seed (int): Of weights and of the order of images.
+    """
+
+    norm: str
+    batch: int
+    lr: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its files' name."""
+        norm = re.sub(r'[^\w+.]+', '-', self.norm).strip('-')
+        return f'{norm}_b{self.batch}_lr{self.lr:g}_s{self.seed}'

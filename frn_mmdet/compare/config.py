@@ -1,0 +1,91 @@
+"""The config of one training of a comparison."""
+
+import copy
+import inspect
+from pathlib import Path
+
+from mmdet.registry import MODELS
+from mmengine.config import Config
+
+from ..errors import ConfigError
+from ..models import NormSwitch
+from ..switch.norms import read_norm
+from .cell import Cell
+from .schedule import scale_steps, set_peak_lr
+
+# Steps between looks at the loss: a training that diverged ends early.
+LOSS_INTERVAL = 10
+
+
+def cell_config(base: Config, cell: Cell, lr: float, steps: int,
+                factor: float, folder: Path) -> Config:
+    """Write a cell into a config.
+
+    Args:
+        base (Config): The user's, which is not changed.
+        cell (Cell): What to train.
+        lr (float): Its peak learning rate.
+        steps (int): How many steps that will be.
+        factor (float): What is counted in steps is multiplied by it.
+        folder (Path): Where the training writes.
+
+    Returns:
+        Config: Ready for ``tools/train.py``.
+    """
+    cfg = copy.deepcopy(base)
+    switch_model(cfg.model, read_norm(cell.norm))
+    cfg.train_dataloader.batch_size = cell.batch
+    set_peak_lr(cfg, lr)
+    scale_steps(cfg, factor)
+    cfg.randomness = dict(cfg.get('randomness') or {}, seed=cell.seed)
+    cfg.auto_scale_lr = None  # it is scaled already
+    if cfg.optim_wrapper.get('paramwise_cfg'):
+        # A head with a norm per pyramid level shares its convolutions.
+        cfg.optim_wrapper.paramwise_cfg.setdefault('bypass_duplicate', True)
+    _set_hooks(cfg, steps)
+    cfg.work_dir = str(folder)
+    return cfg
+
+
+def switch_model(model: dict, norm_cfg: dict) -> None:
+    """Set, in place, a detector's one key.
+
+    Raises:
+        ConfigError: If there is no such detector that takes it.
+    """
+    type_ = model['type']
+    name = type_.__name__ if inspect.isclass(type_) else type_
+    scoped = name
+    if not _takes_norm_cfg(name):
+        scoped = f'frn_mmdet.{name.rpartition(".")[2]}'
+    if not _takes_norm_cfg(scoped):
+        raise ConfigError(
+            f'model.type: {name} has no norm_cfg; README.md shows the three '
+            'lines that give it one (name their file in custom_imports)')
+    model['type'] = scoped
+    model['norm_cfg'] = norm_cfg
+
+
+def _takes_norm_cfg(name: str) -> bool:
+    cls = MODELS.get(name)
+    return inspect.isclass(cls) and issubclass(cls, NormSwitch)
+
+
+def _set_hooks(cfg: Config, steps: int) -> None:
+    """Log what a comparison reads, and keep one checkpoint of each cell."""
+    hooks = cfg.setdefault('default_hooks', {})
+    logger = hooks.get('logger') or dict(type='LoggerHook')
+    interval = min(logger.get('interval', 10), max(1, steps // 20))
+    hooks['logger'] = dict(logger, interval=interval)
+    if hooks.get('checkpoint'):
+        hooks['checkpoint']['max_keep_ckpts'] = 1
+    custom = list(cfg.get('custom_hooks') or [])
+    if all(hook.get('type') != 'CheckInvalidLossHook' for hook in custom):
+        custom.append(
+            dict(type='CheckInvalidLossHook', interval=LOSS_INTERVAL))
+    cfg.custom_hooks = custom
+    visualizer = cfg.get('visualizer') or dict(type='DetLocalVisualizer')
+    backends = list(visualizer.get('vis_backends') or [])
+    if all(b.get('type') != 'LocalVisBackend' for b in backends):
+        backends.append(dict(type='LocalVisBackend'))
+    cfg.visualizer = dict(visualizer, vis_backends=backends)

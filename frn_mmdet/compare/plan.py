@@ -1,0 +1,294 @@
+"""What a comparison trains, checked before it starts."""
+
+import contextlib
+import io
+import itertools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import init_default_scope
+
+from ..check_data import check_coco_data
+from ..errors import ConfigError
+from ..markdown import table
+from ..switch.config import planned_parts
+from ..switch.mend import drop_checkpoint, unfit_checkpoint, unfreeze
+from ..switch.norms import parse_norm_cfg, read_norm
+from ..switch.sites import norm_sites
+from .cell import Cell
+from .config import cell_config, switch_model
+from .schedule import by_epoch, count_in_steps, peak_lr
+
+
+class Plan:
+    """The cells of a comparison, and the config of each.
+
+    All see the same number of images, and the learning rate grows with the
+    batch (section 4.2 of the paper), unless asked otherwise.
+
+    Args:
+        config (str): A config file, or mmdet's own as ``mmdet::folder/name``.
+        norms (list[str]): See :func:`read_norm`.
+        batch_sizes (list[int]): Images per GPU.
+        seeds (int): How many, from 0.
+        lrs (list[float], optional): Peak learning rates at the reference
+            batch, which is ``auto_scale_lr.base_batch_size`` or else the
+            config's own batch. Of several, seed 0 chooses the best of each
+            norm and batch size, and the other seeds train at that one.
+            Default: the config's.
+        same_lr (bool): One learning rate for every batch size.
+        same_steps (bool): The same number of steps rather than of images.
+        pretrained (bool): Whether norms keep an ImageNet checkpoint of the
+            config that fits them, though others train from scratch.
+        gpus (int): Of a training; 0 for the CPU.
+        options (dict, optional): Overrides of the config.
+
+    Raises:
+        ConfigError: If no training could start like that.
+    """
+
+    def __init__(self, config: str, norms: list[str], batch_sizes: list[int],
+                 seeds: int, lrs: list[float] | None = None,
+                 same_lr: bool = False, same_steps: bool = False,
+                 pretrained: bool = False, gpus: int = 0,
+                 options: dict | None = None) -> None:
+        self.config = str(config)
+        self.norms, self.batch_sizes, self.seeds = norms, batch_sizes, seeds
+        self.same_lr, self.same_steps = same_lr, same_steps
+        self.gpus = gpus
+        _check_numbers(batch_sizes, seeds, lrs)
+        self._norm_plans = _read_norms(norms, gpus)
+        init_default_scope('mmdet')
+        self.cfg = _read_config(self.config, options or {})
+        check_coco_data(self.cfg, ('train', 'val'))
+        self.notes = []
+        if not pretrained:
+            self._drop_checkpoints()
+        self._images = _count_images(self.cfg)
+        self._accumulate = self.cfg.optim_wrapper.get(
+            'accumulative_counts', 1)
+        self.reference = self._reference()
+        if same_steps and by_epoch(self.cfg):
+            count_in_steps(self.cfg, math.ceil(
+                self._images * self._accumulate / self.reference))
+        self.lrs = lrs or [peak_lr(self.cfg)]
+        self._models = {norm: self._build(norm) for norm in norms}
+
+    def cells(self, results: Mapping[Cell, dict]) -> list[Cell]:
+        """What is to be trained, in order, done or not.
+
+        Args:
+            results (dict): The AP of each cell that was trained, as far as
+                known: with several learning rates, seed 0 decides at which
+                the other seeds train.
+
+        Returns:
+            list[Cell]: Cells whose learning rate is decided.
+        """
+        grid = list(itertools.product(self.norms, self.batch_sizes))
+        first = [Cell(norm, batch, lr, 0)
+                 for norm, batch in grid for lr in self.lrs]
+        others = [
+            Cell(norm, batch, lr, seed)
+            for seed in range(1, self.seeds) for norm, batch in grid
+            if (lr := self.chosen_lr(norm, batch, results)) is not None
+        ]
+        return first + others
+
+    def chosen_lr(self, norm: str, batch: int,
+                  results: Mapping[Cell, dict]) -> float | None:
+        """The learning rate at which seed 0 did best; None if not known."""
+        if len(self.lrs) == 1:
+            return self.lrs[0]
+        tried = [Cell(norm, batch, lr, 0) for lr in self.lrs]
+        if not all(cell in results for cell in tried):
+            return None
+        aps = [results[cell]['AP'] for cell in tried]
+        # A training that diverged has none. Of equals the first.
+        best = max(-1 if ap is None else ap for ap in aps)
+        return next(cell.lr for cell, ap in zip(tried, aps, strict=True)
+                    if (-1 if ap is None else ap) == best)
+
+    @property
+    def masks(self) -> bool:
+        """Whether masks are evaluated."""
+        return 'segm' in str(self.cfg.val_evaluator)
+
+    @property
+    def count(self) -> int:
+        """How many trainings there will be."""
+        grid = len(self.norms) * len(self.batch_sizes)
+        return grid * (len(self.lrs) + self.seeds - 1)
+
+    def waiting(self, results: Mapping[Cell, dict]) -> dict[int, int]:
+        """How many trainings of each batch size have no result yet."""
+        each = len(self.norms) * (len(self.lrs) + self.seeds - 1)
+        done = [cell.batch for cell in self.cells(results) if cell in results]
+        return {batch: each - done.count(batch)
+                for batch in self.batch_sizes}
+
+    def lr(self, cell: Cell) -> float:
+        """The peak learning rate that a cell trains at."""
+        return cell.lr / (1 if self.same_lr else self._factor(cell.batch))
+
+    def steps(self, batch: int) -> int:
+        """Training steps of a cell."""
+        if by_epoch(self.cfg):
+            per_gpu = math.ceil(self._images / max(1, self.gpus))
+            return self.cfg.train_cfg.max_epochs * math.ceil(per_gpu / batch)
+        factor = 1 if self.same_steps else self._factor(batch)
+        return max(1, round(self.cfg.train_cfg.max_iters * factor))
+
+    def images(self, batch: int) -> int:
+        """Images that a cell sees, each as often as it is seen."""
+        if by_epoch(self.cfg):
+            return self.cfg.train_cfg.max_epochs * self._images
+        return self.steps(batch) * batch * max(1, self.gpus)
+
+    def cell_config(self, cell: Cell, folder: Path) -> Config:
+        """The config of a cell that writes to ``folder``."""
+        factor = 1 if self.same_steps else self._factor(cell.batch)
+        return cell_config(self.cfg, cell, self.lr(cell),
+                           self.steps(cell.batch), factor, folder)
+
+    def checkpoint_bytes(self) -> int:
+        """About how large a checkpoint is: weights, and Adam's two states."""
+        return max(count for count, _ in self._models.values()) * 4 * 3
+
+    def describe(self) -> str:
+        """The plan for its reader."""
+        lines = [
+            f'{self.config}: {len(self.norms)} norms x '
+            f'{len(self.batch_sizes)} batch sizes x '
+            + (f'({len(self.lrs)} learning rates of seed 0 + '
+               f'{self.seeds - 1} seeds more at the best)'
+               if len(self.lrs) > 1 else f'{self.seeds} seeds')
+            + f' = {self.count} trainings.', ''
+        ]
+        rates = ', '.join(f'{lr:g}' for lr in self.lrs)
+        lines += [table([{
+            'images/GPU': batch,
+            'GPUs': self.gpus or 'CPU',
+            'steps': self.steps(batch),
+            'images': self.images(batch),
+            'peak LR': ', '.join(
+                f'{self.lr(Cell("", batch, lr, 0)):g}' for lr in self.lrs),
+        } for batch in self.batch_sizes], [
+            'images/GPU', 'GPUs', 'steps', 'images', 'peak LR'
+        ]), '']
+        lines += [f'{norm}: {sites}'
+                  for norm, (_, sites) in self._models.items()]
+        lines += self.notes
+        lines += [
+            f'LR {rates} is at {self.reference:g} images a step'
+            + (', and at every batch size (--same-lr).' if self.same_lr else
+               ', and grows with the batch.')
+        ]
+        return '\n'.join(lines)
+
+    def fingerprint(self) -> dict:
+        """What makes two plans the same one, for JSON."""
+        return dict(
+            config=self.config, norms=self.norms,
+            batch_sizes=self.batch_sizes, seeds=self.seeds, lrs=self.lrs,
+            same_lr=self.same_lr, same_steps=self.same_steps, gpus=self.gpus,
+            resolved=self.cfg.pretty_text)
+
+    def _factor(self, batch: int) -> float:
+        """Steps at a batch size for each step at the reference."""
+        return self.reference / (
+            batch * max(1, self.gpus) * self._accumulate)
+
+    def _reference(self) -> float:
+        """Images of a step of the optimizer that the schedule is made for."""
+        scale = self.cfg.get('auto_scale_lr') or {}
+        return scale.get('base_batch_size') or (
+            self.cfg.train_dataloader.batch_size * max(1, self.gpus)
+            * self._accumulate)
+
+    def _drop_checkpoints(self) -> None:
+        """Start all norms alike, from scratch if one of them must."""
+        for norm, plan in self._norm_plans.items():
+            for key, part in planned_parts(self.cfg.model, plan):
+                path = isinstance(part, dict) and unfit_checkpoint(part, plan)
+                if path:
+                    drop_checkpoint(part)
+                    unfreeze(key, part, plan)
+                    self.notes.append(
+                        f'{key}: all norms train from scratch, since {path} '
+                        f'does not fit {norm} (--pretrained keeps it where '
+                        'it fits).')
+
+    def _build(self, norm: str) -> tuple[int, str]:
+        """Parameters and sites of a norm's detector; it must be possible."""
+        model = self.cfg.copy().model
+        switch_model(model, read_norm(norm))
+        detector = MODELS.build(model)
+        sites = norm_sites(detector)
+        norms = sum(site.norm is not None for site in sites)
+        tlus = sum(site.activation == 'TLU' for site in sites)
+        return (sum(p.numel() for p in detector.parameters()),
+                f'{norms} norms, {tlus} TLU')
+
+
+def count_gpus() -> int:
+    """GPUs of this machine that may be used."""
+    return torch.cuda.device_count()
+
+
+def _check_numbers(batch_sizes: list[int], seeds: int,
+                   lrs: list[float] | None) -> None:
+    for batch in batch_sizes:
+        if batch < 1:
+            raise ConfigError(
+                f'--batch-sizes: {batch} images per GPU cannot train, 1 is '
+                'the least')
+    if seeds < 1:
+        raise ConfigError(f'--seeds: 1 is the least, got {seeds}')
+    for lr in lrs or []:
+        if not 0 < lr < math.inf:
+            raise ConfigError(
+                f'--lr: a learning rate is a number above 0, got {lr:g}')
+    for name, values in (('--batch-sizes', batch_sizes), ('--lr', lrs or [])):
+        if len(set(values)) < len(values):
+            raise ConfigError(f'{name}: one of them stands there twice')
+
+
+def _read_norms(norms: list[str], gpus: int) -> dict:
+    """The plans of the norms, by name."""
+    plans = {}
+    for norm in norms:
+        if norm in plans:
+            raise ConfigError(f'--norms: {norm} stands there twice')
+        plans[norm] = parse_norm_cfg(read_norm(norm))
+        if plans[norm].synced and gpus < 2:
+            raise ConfigError(
+                '--norms: SyncBN trains on 2 GPUs or more, here --gpus is '
+                f'{gpus}; on one GPU it is BN')
+    return plans
+
+
+def _read_config(config: str, options: dict) -> Config:
+    if '::' in config:
+        cfg = get_config(config)
+    elif Path(config).is_file():
+        cfg = Config.fromfile(config)
+    else:
+        raise ConfigError(f'config: no file {config}')
+    cfg.merge_from_dict(options)
+    if cfg.get('load_from'):
+        raise ConfigError(
+            f'load_from: {cfg.load_from} was trained with one norm and would '
+            'start others wrong; add --cfg-options load_from=None')
+    return cfg
+
+
+def _count_images(cfg: Config) -> int:
+    """Length of the training set, without those that are filtered out."""
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks
+        return len(DATASETS.build(cfg.train_dataloader.dataset))

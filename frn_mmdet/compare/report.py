@@ -1,0 +1,245 @@
+"""The report of a comparison: every training, a table, a plot."""
+
+import csv
+import shlex
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import mmcv
+import mmdet
+import mmengine
+import torch
+
+import frn_mmdet
+
+from ..markdown import table
+from .cell import Cell
+from .plan import Plan
+from .result import FIELDS, is_ok
+
+matplotlib.use('Agg')  # no display is needed
+
+import matplotlib.pyplot as plt  # noqa: E402
+
+TITLES = dict(AP='AP', AP50='AP50', AP75='AP75', segm_AP='AP of masks')
+# Told apart without colours, too (colours: Okabe and Ito): colour, line,
+# marker.
+STYLES = [
+    ('#0072b2', '-', 'o'), ('#d55e00', '--', 's'), ('#009e73', '-.', '^'),
+    ('#cc79a7', ':', 'D'), ('#e69f00', '-', 'v'), ('#56b4e9', '--', 'P'),
+    ('#000000', '-.', 'X'), ('#999999', ':', '*'),
+]
+
+
+class Score(NamedTuple):
+    """A metric over the seeds of a norm and batch size.
+
+    Attributes:
+        values (list[float]): Of the seeds that have one, 0 to 1.
+        failed (list[str]): What became of the others.
+    """
+
+    values: list[float]
+    failed: list[str]
+
+    @property
+    def mean(self) -> float:
+        """The mean."""
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float:
+        """The sample standard deviation; 0 of a single seed."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.
+
+
+def write_report(out: Path, plan: Plan, results: Mapping[Cell, dict],
+                 command: list[str]) -> None:
+    """Write ``results.csv``, ``results.md`` and ``results.png``.
+
+    Args:
+        out (Path): The folder.
+        plan (Plan): What is compared.
+        results (dict): A row for each cell that has ended.
+        command (list[str]): What makes this report.
+    """
+    with (out / 'results.csv').open('w', newline='') as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(results[cell] for cell in _order(plan, results))
+    (out / 'results.md').write_text(_page(plan, results, command))
+    _plot(out / 'results.png', plan, results)
+
+
+def _order(plan: Plan, results: Mapping[Cell, dict]) -> list[Cell]:
+    """The cells in the order of the plan's lists."""
+    return sorted(
+        results, key=lambda cell: (
+            plan.norms.index(cell.norm), plan.batch_sizes.index(cell.batch),
+            plan.lrs.index(cell.lr), cell.seed))
+
+
+def scores(plan: Plan, results: Mapping[Cell, dict],
+           metric: str) -> dict[tuple[str, int], Score]:
+    """A metric of each norm and batch size, at the learning rate chosen."""
+    found = {}
+    for norm in plan.norms:
+        for batch in plan.batch_sizes:
+            lr = plan.chosen_lr(norm, batch, results)
+            rows = [row for cell, row in results.items()
+                    if cell[:3] == (norm, batch, lr)]
+            found[norm, batch] = Score(
+                [row[metric] for row in rows if row[metric] is not None],
+                [row['status'].partition(':')[0] for row in rows
+                 if not is_ok(row)])
+    return found
+
+
+def clear_winner(column: Mapping[str, Score]) -> str | None:
+    """The norm whose error bar is above all others'.
+
+    Args:
+        column (dict): Scores by norm.
+
+    Returns:
+        str or None: None also where a norm has fewer than two seeds, since
+        one tells nothing of the spread.
+    """
+    there = {norm: s for norm, s in column.items() if s.values}
+    if len(there) < 2 or any(len(s.values) < 2 for s in there.values()):
+        return None
+    best = max(there, key=lambda norm: there[norm].mean)
+    low = there[best].mean - there[best].std
+    others = (s.mean + s.std for norm, s in there.items() if norm != best)
+    return best if low > max(others) else None
+
+
+def _page(plan: Plan, results: Mapping[Cell, dict],
+          command: list[str]) -> str:
+    lines = [
+        f'# Norms and batch sizes: {plan.config}', '',
+        f'AP in points, mean ± standard deviation of {plan.seeds} '
+        f'seed{"s" * (plan.seeds > 1)}. Bold: its mean less its deviation is '
+        'above the mean plus the deviation of every other norm.',
+    ]
+    for metric, title in TITLES.items():
+        found = scores(plan, results, metric)
+        if any(score.values for score in found.values()):
+            lines += ['', f'## {title}', '', _metric_table(plan, found)]
+    lines += ['', *_protocol(plan, results), '', *_failures(plan, results)]
+    versions = ', '.join(
+        f'{m.__name__} {m.__version__}'
+        for m in (frn_mmdet, torch, mmengine, mmcv, mmdet))
+    lines += [f'{versions}. The command:', '', f'    {shlex.join(command)}']
+    return '\n'.join(lines) + '\n'
+
+
+def _metric_table(plan: Plan, found: Mapping[tuple, Score]) -> str:
+    columns = {batch: {norm: found[norm, batch] for norm in plan.norms}
+               for batch in plan.batch_sizes}
+    winners = {batch: clear_winner(column)
+               for batch, column in columns.items()}
+    return table([
+        {'images/GPU': norm} | {
+            str(batch): _format(found[norm, batch], winners[batch] == norm)
+            for batch in plan.batch_sizes
+        } for norm in plan.norms
+    ], ['images/GPU', *map(str, plan.batch_sizes)])
+
+
+def _format(score: Score, bold: bool) -> str:
+    text = '-'
+    if score.values:
+        text = f'{100 * score.mean:.1f}'
+        if len(score.values) > 1:
+            text += f' ± {100 * score.std:.1f}'
+        text = f'**{text}**' if bold else text
+    if score.failed:
+        kinds = ', '.join(sorted(set(score.failed)))
+        text = f'{text} ({len(score.failed)} {kinds})'
+    return text
+
+
+def _protocol(plan: Plan, results: Mapping[Cell, dict]) -> list[str]:
+    """How it was trained, in sentences."""
+    steps = ', '.join(f'{plan.steps(b)}' for b in plan.batch_sizes)
+    same = 'steps' if plan.same_steps else 'images'
+    lines = [
+        f'Held constant: {same}. Steps: {steps}. Learning rates are at '
+        f'{plan.reference:g} images a step and '
+        + ('the same at every batch size.' if plan.same_lr else
+           'grow with the batch.')
+    ]
+    if len(plan.lrs) > 1:
+        rates = ', '.join(f'{lr:g}' for lr in plan.lrs)
+        lines += [
+            '', f'Of the learning rates {rates}, seed 0 chose for each norm '
+            'and batch size (by AP on the images that are reported), and the '
+            'other seeds trained at that one:', '',
+            table([
+                {'images/GPU': norm} | {
+                    str(batch): _rate(plan.chosen_lr(norm, batch, results))
+                    for batch in plan.batch_sizes
+                } for norm in plan.norms
+            ], ['images/GPU', *map(str, plan.batch_sizes)])
+        ]
+    else:
+        lines.append(f'Learning rate: {plan.lrs[0]:g}.')
+    return lines + ['', *plan.notes]
+
+
+def _rate(lr: float | None) -> str:
+    return '-' if lr is None else f'{lr:g}'
+
+
+def _failures(plan: Plan, results: Mapping[Cell, dict]) -> list[str]:
+    """What did not end well, and what has not ended."""
+    lines = [
+        f'- {cell.norm}, batch {cell.batch}, LR {cell.lr:g}, seed '
+        f'{cell.seed}: {results[cell]["status"]}'
+        for cell in _order(plan, results) if not is_ok(results[cell])
+    ]
+    missing = sum(plan.waiting(results).values())
+    if missing:
+        lines.append(f'- not trained yet: {missing} of {plan.count}')
+    return ['Without a result:', '', *lines, ''] if lines else []
+
+
+def _plot(path: Path, plan: Plan, results: Mapping[Cell, dict]) -> None:
+    """AP over the batch size, a line a norm."""
+    panels: dict[str, Any] = {}
+    for metric in ('AP', 'segm_AP'):
+        found = scores(plan, results, metric)
+        if any(score.values for score in found.values()):
+            panels[metric] = found
+    figure, axes = plt.subplots(
+        1, max(1, len(panels)), squeeze=False, sharey=True,
+        layout='constrained', figsize=(1 + 5 * max(1, len(panels)), 4.2))
+    batches = sorted(plan.batch_sizes)
+    for axis, (metric, found) in zip(axes[0], panels.items(), strict=False):
+        for i, norm in enumerate(plan.norms):
+            color, line, marker = STYLES[i % len(STYLES)]
+            points = [(batch, found[norm, batch]) for batch in batches
+                      if found[norm, batch].values]
+            if points:
+                axis.errorbar(
+                    [batch for batch, _ in points],
+                    [100 * s.mean for _, s in points],
+                    [100 * s.std for _, s in points],
+                    label=norm, color=color, linestyle=line, marker=marker,
+                    capsize=3)
+        axis.set_title(TITLES[metric])
+        axis.set_xscale('log', base=2)
+        axis.set_xticks(batches, [str(batch) for batch in batches])
+        axis.set(xlabel='images per GPU', ylim=(0, None))
+        axis.grid(alpha=.3)
+        axis.spines[['top', 'right']].set_visible(False)
+    if panels:
+        axes[0, 0].set_ylabel(f'AP, mean and deviation of {plan.seeds} seeds')
+        axes[0, -1].legend(
+            loc='center left', bbox_to_anchor=(1.02, .5), frameon=False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,237 @@
+"""Train the cells of a plan side by side."""
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .cell import Cell
+from .folder import Folder
+from .launch import command, environment
+from .report import write_report
+from .result import is_ok, read_result
+from .schedule import by_epoch
+
+POLL = .2  # seconds between looks at the trainings
+PATIENCE = 30  # seconds that a training has to stop
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+
+
+@dataclass
+class Training:
+    """A process that trains a cell."""
+
+    cell: Cell
+    process: subprocess.Popen
+    slot: int
+    resumed: bool
+    start: float
+    rss_mib: float = 0.
+
+
+class Runner:
+    """Train what has no result yet, each cell in a process of its own.
+
+    Args:
+        folder (Folder): The plan, and where it is kept.
+        tool (Path): ``tools/train.py``.
+        jobs (int): How many cells side by side.
+        launcher (str): See :func:`command`.
+        command (list[str]): What the user typed, for the report.
+        say (callable): Takes lines of progress.
+    """
+
+    def __init__(self, folder: Folder, tool: Path, jobs: int = 1,
+                 launcher: str = 'pytorch', command: list[str] = (),
+                 say: Callable[[str], None] = print) -> None:
+        self.folder, self.plan = folder, folder.plan
+        self.tool, self.jobs, self.launcher = tool, jobs, launcher
+        self.command, self.say = list(command), say
+        self._running: list[Training] = []
+        self._stopped_by = 0
+
+    def run(self) -> int:
+        """Train, and write the report.
+
+        Returns:
+            int: 0 if every cell has ended; otherwise the signal by which
+            it was stopped.
+        """
+        with self.folder.lock() as lock, _signals(self._stop):
+            results = self.folder.results()
+            try:
+                while not self._stopped_by:
+                    self._start_some(results, lock)
+                    if not self._running:
+                        break
+                    for training in self._ended():
+                        row = self._read(training)
+                        results[training.cell] = row
+                        self.folder.add(training.cell, row)
+                        self._report(results)
+                        self.say(self._progress(row, results))
+                    time.sleep(POLL)
+            finally:
+                self._terminate()
+            self._report(results)
+        return self._stopped_by
+
+    def _stop(self, number: int, _frame: object) -> None:
+        self._stopped_by = number
+
+    def _report(self, results: dict) -> None:
+        write_report(self.folder.out, self.plan, results, self.command)
+
+    def _start_some(self, results: dict, lock: int) -> None:
+        """Fill the free slots with cells that have no result."""
+        running = {training.cell for training in self._running}
+        waiting = (cell for cell in self.plan.cells(results)
+                   if cell not in results and cell not in running)
+        free = set(range(self.jobs)) - {t.slot for t in self._running}
+        for slot, cell in zip(sorted(free), waiting, strict=False):
+            self._running.append(self._start(cell, slot, lock))
+
+    def _start(self, cell: Cell, slot: int, lock: int) -> Training:
+        folder = self.folder.cell(cell)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self.folder.write_config(cell)
+        resumed = _can_resume(folder, self._length(cell))
+        words = command(self.tool, config, folder, self.plan.gpus,
+                        self.launcher, resumed)
+        with (folder / 'log.txt').open('ab') as log:
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=environment(slot, self.jobs, self.plan.gpus,
+                                self.launcher),
+                start_new_session=True,  # Ctrl-C is this process's
+                pass_fds=(lock, ), preexec_fn=_die_with_parent)
+        return Training(cell, process, slot, resumed, time.monotonic())
+
+    def _length(self, cell: Cell) -> int:
+        """Epochs or steps of a cell, as its checkpoints count."""
+        if by_epoch(self.plan.cfg):
+            return self.plan.cfg.train_cfg.max_epochs
+        return self.plan.steps(cell.batch)
+
+    def _ended(self) -> list[Training]:
+        """Take the trainings that have ended off the list."""
+        ended = []
+        for training in list(self._running):
+            # wait4, for it tells the peak memory of this one process.
+            pid, status, usage = os.wait4(training.process.pid, os.WNOHANG)
+            if pid:
+                training.process.returncode = os.waitstatus_to_exitcode(
+                    status)
+                training.rss_mib = usage.ru_maxrss / 1024
+                self._running.remove(training)
+                ended.append(training)
+        return ended
+
+    def _read(self, training: Training) -> dict:
+        folder = self.folder.cell(training.cell)
+        return read_result(
+            training.cell, folder, folder / 'log.txt',
+            training.process.returncode, time.monotonic() - training.start,
+            training.rss_mib, training.resumed, self.plan.masks)
+
+    def _progress(self, row: dict, results: dict) -> str:
+        """A line: what ended, and about when the rest will have."""
+        cell = Cell(*(row[key] for key in Cell._fields))
+        done = sum(cell in results for cell in self.plan.cells(results))
+        outcome = (f'AP {row["AP"]:.3f}' if is_ok(row) else row['status'])
+        line = (f'[{done}/{self.plan.count}] {cell.norm}, batch '
+                f'{cell.batch}, LR {cell.lr:g}, seed {cell.seed}: {outcome}, '
+                f'{row["seconds"]:.0f} s')
+        left = self._seconds_left(results)
+        if not left:
+            return line
+        end = time.strftime('%a %H:%M', time.localtime(time.time() + left))
+        return f'{line}; about {_duration(left)} left, until {end}'
+
+    def _seconds_left(self, results: dict) -> float:
+        """As long as the same batch size took, or else the nearest one."""
+        took = {}
+        for row in results.values():
+            if is_ok(row):
+                took.setdefault(row['batch'], []).append(row['seconds'])
+        if not took:
+            return 0
+        left = sum(
+            sum(near) / len(near) * count
+            for batch, count in self.plan.waiting(results).items()
+            for near in [took[min(took, key=lambda b: abs(b - batch))]])
+        now = time.monotonic()
+        left -= sum(now - training.start for training in self._running)
+        return max(0, left / self.jobs)
+
+    def _terminate(self) -> None:
+        """Stop what runs; it goes on with the next command."""
+        for training in self._running:
+            _signal(training.process, signal.SIGTERM)
+        for training in self._running:
+            try:
+                training.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                _signal(training.process, signal.SIGKILL)
+                training.process.wait()
+
+
+def _can_resume(folder: Path, length: int) -> bool:
+    """Whether there is a checkpoint from which there is something to do.
+
+    With that of the end, mmengine would neither train nor evaluate: such a
+    cell was killed while it was evaluated, and starts again.
+    """
+    last = folder / 'last_checkpoint'
+    if not last.is_file():
+        return False
+    name = re.search(r'(?:epoch|iter)_(\d+)\.pth$', last.read_text().strip())
+    if name is None or not Path(last.read_text().strip()).is_file():
+        return False
+    return int(name[1]) < length
+
+
+class _signals:
+    """Hand the signals that end a process to a function, for a while."""
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self, handler: Callable) -> None:
+        self.handler = handler
+
+    def __enter__(self) -> None:
+        self.before = {n: signal.signal(n, self.handler)
+                       for n in self.NUMBERS}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def _die_with_parent() -> None:
+    """In a child before it starts: end when its parent is killed."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _signal(process: subprocess.Popen, number: int) -> None:
+    """Send a signal to a process and those that it started."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _duration(seconds: float) -> str:
+    """``95`` is ``2 min``."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f'{seconds:.0f} s'
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours} h {minutes:02d} min' if hours else f'{minutes} min'

@@ -1,0 +1,48 @@
+"""A small plan on a data set of 16 + 4 images."""
+
+import pytest
+
+from frn_mmdet.compare import Plan
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory, root):
+    """The data set's folder."""
+    import runpy
+    out = tmp_path_factory.mktemp('data') / 'shapes'
+    runpy.run_path(str(root / 'tools/make_shapes.py'))['main'](
+        [str(out), '--train', '16', '--val', '4'])
+    return out
+
+
+@pytest.fixture(scope='session')
+def root():
+    """Of the repository."""
+    from pathlib import Path
+    return Path(__file__).parents[2]
+
+
+@pytest.fixture
+def make_plan(shapes, root, monkeypatch):
+    """make_plan(...): a plan over the small batch RetinaNet, or another."""
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes))
+
+    def _make(norms=('FRN', 'BN'), batch_sizes=(4, 2), seeds=2, config=None,
+              **args):
+        config = config or root / 'configs/small_batch/' \
+            'retinanet_r18_fpn_shapes.py'
+        return Plan(str(config), list(norms), list(batch_sizes), seeds,
+                    **args)
+
+    return _make
+
+
+@pytest.fixture
+def stock_options(shapes):
+    """Overrides that put the generated images into a stock config."""
+    options = {'model.roi_head.bbox_head.num_classes': 3}
+    for split in ('train', 'val', 'test'):
+        options[f'{split}_dataloader.dataset.data_root'] = f'{shapes}/'
+        options[f'{split}_dataloader.dataset.metainfo'] = dict(
+            classes=('circle', 'square', 'triangle'))
+    return options

@@ -1,0 +1,166 @@
+import math
+
+import pytest
+from mmdet.registry import MODELS
+
+from frn_mmdet.compare import Cell
+from frn_mmdet.errors import ConfigError
+
+STOCK = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+
+
+def rows(plan, ap):
+    """Results of all cells that a plan names, as if trained."""
+    return {cell: dict(cell._asdict(), AP=ap(cell)) for cell in plan.cells({})}
+
+
+def test_every_norm_batch_size_and_seed(make_plan):
+    plan = make_plan(seeds=3)
+    cells = plan.cells({})
+    assert len(set(cells)) == len(cells) == plan.count == 12
+    assert {c.norm for c in cells} == {'FRN', 'BN'}
+    assert {c.batch for c in cells} == {4, 2}
+    assert {c.seed for c in cells} == {0, 1, 2}
+    # A stop half-way leaves a whole table of fewer seeds.
+    assert [c.seed for c in cells] == sorted(c.seed for c in cells)
+    assert len({c.name for c in cells}) == 12
+
+
+def test_seed_0_chooses_the_learning_rate(make_plan):
+    plan = make_plan(seeds=3, lrs=[.1, .2, .3])
+    assert {c.seed for c in plan.cells({})} == {0}
+    assert plan.chosen_lr('FRN', 4, {}) is None
+    best = {('FRN', 4): .3, ('FRN', 2): .1, ('BN', 4): .2, ('BN', 2): .1}
+    # One diverged everywhere: the first rate then.
+    results = rows(plan, lambda c: None if c[:2] == ('BN', 2)
+                   else 1 - abs(c.lr - best[c[:2]]))
+    assert {key: plan.chosen_lr(*key, results) for key in best} == best
+    cells = plan.cells(results)
+    assert len(cells) == plan.count == 4 * (3 + 2)
+    assert {c[:3] for c in cells if c.seed} == {
+        (*key, lr) for key, lr in best.items()}
+    assert plan.waiting(results) == {4: 4, 2: 4}
+
+
+def test_images_are_held_and_the_learning_rate_grows(make_plan):
+    plan = make_plan(batch_sizes=[16, 4, 1])
+    lr = plan.cfg.optim_wrapper.optimizer.lr
+    assert plan.reference == 16  # auto_scale_lr.base_batch_size
+    for batch in (16, 4, 1):
+        assert plan.images(batch) == 5 * 16
+        assert plan.steps(batch) == 5 * 16 // batch
+        assert plan.lr(Cell('FRN', batch, lr, 0)) == lr * batch / 16
+
+
+def test_steps_are_rounded_up_as_the_loader_does(make_plan):
+    assert make_plan(batch_sizes=[3]).steps(3) == 5 * 6
+    # Two GPUs have 8 images each.
+    assert make_plan(batch_sizes=[3], gpus=2).steps(3) == 5 * 3
+
+
+def test_both_can_be_held_otherwise(make_plan, tmp_path):
+    plan = make_plan(same_lr=True, same_steps=True)
+    for batch in (4, 2):
+        assert plan.steps(batch) == 5  # of the reference: 16 images each
+        assert plan.images(batch) == 5 * batch
+        cell = Cell('FRN', batch, .01, 0)
+        assert plan.lr(cell) == .01
+        cfg = plan.cell_config(cell, tmp_path)
+        assert cfg.train_cfg.max_iters == 5
+        assert cfg.param_scheduler[-1].end == 5
+        assert cfg.optim_wrapper.optimizer.lr == pytest.approx(.01)
+
+
+def test_accumulated_gradients_are_part_of_the_batch(make_plan):
+    plan = make_plan(
+        batch_sizes=[2, 1],
+        options={'optim_wrapper.accumulative_counts': 4})
+    assert plan.lr(Cell('FRN', 2, .8, 0)) == pytest.approx(.8 * 8 / 16)
+
+
+def test_the_config_of_a_cell(make_plan, tmp_path):
+    plan = make_plan(['FRN', 'GN:num_groups=8'], [2, 1])
+    before = plan.cfg.pretty_text
+    cfg = plan.cell_config(Cell('GN:num_groups=8', 2, .08, 1), tmp_path)
+    assert plan.cfg.pretty_text == before
+    assert cfg.model.norm_cfg == dict(type='GN', num_groups=8)
+    assert cfg.train_dataloader.batch_size == 2
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(.01)
+    assert cfg.randomness.seed == 1
+    assert cfg.work_dir == str(tmp_path)
+    assert cfg.default_hooks.checkpoint.max_keep_ckpts == 1
+    assert cfg.default_hooks.logger.interval == 2  # of 40 steps
+    assert [h.type for h in cfg.custom_hooks] == ['CheckInvalidLossHook']
+    assert 'LocalVisBackend' in [b.type for b in cfg.visualizer.vis_backends]
+
+
+def test_a_stock_config(make_plan, stock_options, tmp_path):
+    """From scratch for all, so that BN has no start that FRN has not."""
+    plan = make_plan(['BN', 'FRN'], [8, 2], config=STOCK,
+                     options=stock_options)
+    assert plan.reference == 16
+    assert 'torchvision://resnet50 does not fit FRN' in plan.describe()
+    cfg = plan.cell_config(Cell('BN', 2, .02, 0), tmp_path)
+    assert cfg.model.type == 'frn_mmdet.FasterRCNN'
+    assert cfg.model.backbone.init_cfg is None
+    assert cfg.model.backbone.frozen_stages == -1
+    assert not cfg.model.backbone.norm_eval
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(.0025)
+    # Warm-up: 500 steps of 16 images.
+    assert cfg.param_scheduler[0].end == 4000
+    assert cfg.param_scheduler[1].milestones == [8, 11]
+    MODELS.build(cfg.model)
+
+
+def test_a_checkpoint_that_fits_may_stay(make_plan, stock_options, tmp_path):
+    plan = make_plan(['BN', 'FRN'], [2], config=STOCK, pretrained=True,
+                     options=stock_options)
+    cfg = plan.cell_config(Cell('BN', 2, .02, 0), tmp_path)
+    assert cfg.model.backbone.init_cfg.checkpoint == 'torchvision://resnet50'
+    assert cfg.model.backbone.frozen_stages == 1
+    alone = make_plan(['BN'], [2], config=STOCK, options=stock_options)
+    assert not alone.notes
+
+
+def test_a_part_without_the_norm_starts_from_scratch_too(
+        make_plan, stock_options):
+    """An untrained backbone that stays mmdet's must not stay frozen."""
+    plan = make_plan(['FRN', 'FRN:parts=head'], [2], config=STOCK,
+                     options=stock_options)
+    assert plan.cfg.model.backbone.init_cfg is None
+    assert plan.cfg.model.backbone.frozen_stages == -1
+
+
+def test_the_plan_is_told(make_plan):
+    text = make_plan(lrs=[.01, .02], seeds=3).describe()
+    assert '2 norms x 2 batch sizes' in text
+    assert '= 16 trainings' in text
+    assert 'FRN: 23 norms, 17 TLU' in text
+    assert 'BN: 27 norms, 0 TLU' in text
+    assert '| 2          | CPU  | 40    | 80     | 0.00125, 0.0025 |' in text
+
+
+@pytest.mark.parametrize('args, words', [
+    (dict(norms=['XN']), ['XN', 'choose one of FRN, BN']),
+    (dict(norms=['FRN+GELU']), ["'GELU'", 'TLU, ReLU']),
+    (dict(norms=['GN:8']), ["'8'", 'GN:num_groups=8']),
+    (dict(norms=['GN:num_groups=7']), ['num_groups', 'divides']),
+    (dict(norms=['FRN', 'FRN']), ['--norms', 'FRN', 'twice']),
+    (dict(norms=['SyncBN']), ['SyncBN', '2 GPUs']),
+    (dict(batch_sizes=[2, 0]), ['--batch-sizes', '0']),
+    (dict(batch_sizes=[2, 2]), ['--batch-sizes', 'twice']),
+    (dict(seeds=0), ['--seeds', '0']),
+    (dict(lrs=[0.]), ['--lr', '0']),
+    (dict(lrs=[math.nan]), ['--lr', 'nan']),
+    (dict(config='no/such.py'), ['config', 'no/such.py']),
+    (dict(options={'load_from': 'a.pth'}), ['load_from', 'a.pth']),
+    (dict(options={'train_dataloader.dataset.data_root': '/no/'}),
+     ['train_dataloader.dataset.data_root', '/no']),
+    (dict(options={'model.type': 'mmdet.DETR'}), ['model.type', 'mmdet.DETR']),
+])
+def test_refused_before_it_starts(make_plan, args, words):
+    with pytest.raises(ConfigError) as error:
+        make_plan(**args)
+    assert '\n' not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
