@@ -55,7 +55,8 @@ def environment(slot: int, jobs: int, gpus: int, launcher: str,
         parent (dict): The environment to start from.
 
     Returns:
-        dict: A copy with threads, GPUs and port set.
+        dict: A copy with threads (unless the parent's are set), GPUs and
+        port set.
     """
     env = dict(parent)
     if launcher == 'slurm':
@@ -63,7 +64,7 @@ def environment(slot: int, jobs: int, gpus: int, launcher: str,
         env['MASTER_PORT'] = str(29500 + slot)
         return env
     threads = max(1, len(os.sched_getaffinity(0)) // (jobs * max(1, gpus)))
-    env['OMP_NUM_THREADS'] = str(threads)
+    env.setdefault('OMP_NUM_THREADS', str(threads))
     if gpus:
         visible = env.get('CUDA_VISIBLE_DEVICES')
         ids = (visible.split(',') if visible else

@@ -18,6 +18,7 @@ import frn_mmdet
 from ..markdown import table
 from .cell import Cell
 from .plan import Plan
+from .progress import describe
 from .result import FIELDS, is_ok
 
 matplotlib.use('Agg')  # no display is needed
@@ -198,8 +199,7 @@ def _rate(lr: float | None) -> str:
 def _failures(plan: Plan, results: Mapping[Cell, dict]) -> list[str]:
     """What did not end well, and what has not ended."""
     lines = [
-        f'- {cell.norm}, batch {cell.batch}, LR {cell.lr:g}, seed '
-        f'{cell.seed}: {results[cell]["status"]}'
+        f'- {describe(cell)}: {results[cell]["status"]}'
         for cell in _order(plan, results) if not is_ok(results[cell])
     ]
     missing = sum(plan.waiting(results).values())

@@ -14,12 +14,20 @@ from pathlib import Path
 from .cell import Cell
 from .folder import Folder
 from .launch import command, environment
+from .progress import (
+    describe,
+    describe_end,
+    describe_left,
+    fraction_done,
+    seconds_left,
+)
 from .report import write_report
-from .result import is_ok, read_result
+from .result import read_result
 from .schedule import by_epoch
 
 POLL = .2  # seconds between looks at the trainings
 PATIENCE = 30  # seconds that a training has to stop
+HEARTBEAT = 600  # seconds without a line
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
@@ -55,6 +63,7 @@ class Runner:
         self.command, self.say = list(command), say
         self._running: list[Training] = []
         self._stopped_by = 0
+        self._said = time.monotonic()
 
     def run(self) -> int:
         """Train, and write the report.
@@ -75,7 +84,9 @@ class Runner:
                         results[training.cell] = row
                         self.folder.add(training.cell, row)
                         self._report(results)
-                        self.say(self._progress(row, results))
+                        self._say(describe_end(self.plan, results, row)
+                                  + self._left(results))
+                    self._say_running(results)
                     time.sleep(POLL)
             finally:
                 self._terminate()
@@ -140,35 +151,30 @@ class Runner:
             training.process.returncode, time.monotonic() - training.start,
             training.rss_mib, training.resumed, self.plan.masks)
 
-    def _progress(self, row: dict, results: dict) -> str:
-        """A line: what ended, and about when the rest will have."""
-        cell = Cell(*(row[key] for key in Cell._fields))
-        done = sum(cell in results for cell in self.plan.cells(results))
-        outcome = (f'AP {row["AP"]:.3f}' if is_ok(row) else row['status'])
-        line = (f'[{done}/{self.plan.count}] {cell.norm}, batch '
-                f'{cell.batch}, LR {cell.lr:g}, seed {cell.seed}: {outcome}, '
-                f'{row["seconds"]:.0f} s')
-        left = self._seconds_left(results)
-        if not left:
-            return line
-        end = time.strftime('%a %H:%M', time.localtime(time.time() + left))
-        return f'{line}; about {_duration(left)} left, until {end}'
+    def _left(self, results: dict) -> str:
+        """The estimate, for the end of a line."""
+        return describe_left(seconds_left(
+            self.plan, results, self._progress(), self.jobs))
 
-    def _seconds_left(self, results: dict) -> float:
-        """As long as the same batch size took, or else the nearest one."""
-        took = {}
-        for row in results.values():
-            if is_ok(row):
-                took.setdefault(row['batch'], []).append(row['seconds'])
-        if not took:
-            return 0
-        left = sum(
-            sum(near) / len(near) * count
-            for batch, count in self.plan.waiting(results).items()
-            for near in [took[min(took, key=lambda b: abs(b - batch))]])
+    def _progress(self) -> list[tuple[Cell, float, float]]:
+        """Of the cells that train: seconds, and the share that is done."""
         now = time.monotonic()
-        left -= sum(now - training.start for training in self._running)
-        return max(0, left / self.jobs)
+        return [(t.cell, now - t.start, 0. if t.resumed else fraction_done(
+            self.folder.cell(t.cell), self.plan.steps(t.cell.batch)))
+                for t in self._running]
+
+    def _say_running(self, results: dict) -> None:
+        """A line now and then, for cells that take hours."""
+        if time.monotonic() - self._said < HEARTBEAT:
+            return
+        running = ' and '.join(
+            f'{describe(cell)} ({100 * fraction:.0f} %)'
+            for cell, _, fraction in self._progress())
+        self._say(f'training {running}{self._left(results)}')
+
+    def _say(self, line: str) -> None:
+        self._said = time.monotonic()
+        self.say(line)
 
     def _terminate(self) -> None:
         """Stop what runs; it goes on with the next command."""
@@ -226,12 +232,3 @@ def _signal(process: subprocess.Popen, number: int) -> None:
         os.killpg(process.pid, number)
     except ProcessLookupError:
         pass
-
-
-def _duration(seconds: float) -> str:
-    """``95`` is ``2 min``."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f'{seconds:.0f} s'
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours} h {minutes:02d} min' if hours else f'{minutes} min'

@@ -45,6 +45,8 @@ def test_the_cpu_is_divided():
         threads = int(env['OMP_NUM_THREADS'])
         assert 1 <= threads <= max(1, cores / jobs)
         assert 'CUDA_VISIBLE_DEVICES' not in env
+    own = environment(0, 1, 0, 'pytorch', {'OMP_NUM_THREADS': '3'})
+    assert own['OMP_NUM_THREADS'] == '3'
 
 
 @pytest.mark.parametrize('visible, expected', [

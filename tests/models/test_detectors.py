@@ -50,6 +50,46 @@ def test_the_config_is_left_as_it_is(stock):
     assert cfg.to_dict() == before
 
 
+# Stock configs; parts where the FPN's own ReLUs cannot be placed.
+OTHERS = dict(
+    ATSS='atss/atss_r50_fpn_1x_coco',
+    AutoAssign='autoassign/autoassign_r50-caffe_fpn_1x_coco',
+    CondInst='condinst/condinst_r50_fpn_ms-poly-90k_coco_instance',
+    DDOD='ddod/ddod_r50_fpn_1x_coco',
+    FCOS='fcos/fcos_r50-caffe_fpn_gn-head_1x_coco',
+    FOVEA='foveabox/fovea_r50_fpn_4xb4-1x_coco',
+    FSAF='fsaf/fsaf_r50_fpn_1x_coco',
+    GFL='gfl/gfl_r50_fpn_1x_coco',
+    HybridTaskCascade='htc/htc-without-semantic_r50_fpn_1x_coco',
+    MaskScoringRCNN='ms_rcnn/ms-rcnn_r50_fpn_1x_coco',
+    PAA='paa/paa_r50_fpn_1x_coco',
+    PointRend='point_rend/point-rend_r50-caffe_fpn_ms-1x_coco',
+    RepPointsDetector='reppoints/reppoints-moment_r50_fpn_1x_coco',
+    SOLO='solo/solo_r50_fpn_1x_coco',
+    SOLOv2='solov2/solov2_r50_fpn_1x_coco',
+    TOOD='tood/tood_r50_fpn_1x_coco',
+    VFNet='vfnet/vfnet_r50_fpn_1x_coco')
+WITHOUT_NECK = ('AutoAssign', 'CondInst', 'FCOS', 'VFNet')
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_other_detectors(build, name):
+    """All norms switched, and no ReLU left behind one."""
+    config = f'mmdet::{OTHERS[name]}.py'
+    if name in WITHOUT_NECK:
+        with pytest.raises(ConfigError, match="leave 'neck' out"):
+            build(config)
+        config_norm = dict(type='FRN', parts=['backbone', 'head'])
+    else:
+        config_norm = 'FRN'
+    model = build(config, config_norm)
+    assert type(model).__name__ == name
+    assert isinstance(model, getattr(detectors, name))
+    sites = norm_sites(model)
+    assert {s.norm for s in sites} == {'FRN', None}
+    assert {s.activation for s in sites} == {'TLU', None}
+
+
 def test_any_other_detector_in_three_lines(build):
 
     @MODELS.register_module(force=True)

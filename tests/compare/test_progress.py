@@ -1,0 +1,64 @@
+import json
+
+import pytest
+
+from frn_mmdet.compare.progress import (
+    describe_end,
+    describe_left,
+    fraction_done,
+    seconds_left,
+)
+
+
+def row(cell, seconds, status='ok'):
+    return dict(cell._asdict(), AP=.3, seconds=seconds, status=status)
+
+
+@pytest.fixture
+def plan(make_plan):
+    return make_plan(batch_sizes=[8, 2], seeds=3)  # 6 of each batch size
+
+
+def first(plan, batch):
+    return next(c for c in plan.cells({}) if c.batch == batch)
+
+
+def test_nothing_tells_yet(plan):
+    assert seconds_left(plan, {}, [], 1) is None
+    assert seconds_left(plan, {}, [(first(plan, 8), 100., 0.)], 1) is None
+    assert describe_left(None) == ''
+
+
+def test_a_cell_half_way_tells_of_all(plan):
+    running = [(first(plan, 8), 50., .5)]
+    assert seconds_left(plan, {}, running, 1) == 12 * 100 - 50
+
+
+def test_each_batch_size_takes_its_own_time(plan):
+    eight, two = first(plan, 8), first(plan, 2)
+    results = {eight: row(eight, 10.), two: row(two, 40.)}
+    assert seconds_left(plan, results, [], 1) == 5 * 10 + 5 * 40
+    assert seconds_left(plan, results, [], 2) == (5 * 10 + 5 * 40) / 2
+    # What failed at once tells nothing.
+    results[eight] = row(eight, 1., 'crashed: x')
+    assert seconds_left(plan, results, [], 1) == 5 * 40 + 5 * 40
+
+
+def test_lines(plan):
+    cell = first(plan, 8)
+    line = describe_end(plan, {cell: 0}, row(cell, 61.))
+    assert line == '[1/12] FRN, batch 8, LR 0.012, seed 0: AP 0.300, 61 s'
+    line = describe_end(plan, {cell: 0}, row(cell, 2., 'diverged'))
+    assert line.endswith('seed 0: diverged, 2 s')
+    assert describe_left(20).startswith('; about 20 s left, until ')
+    assert '; about 2 min left' in describe_left(125)
+    assert '; about 26 h 05 min left' in describe_left(26 * 3600 + 300)
+
+
+def test_fraction_done(tmp_path):
+    assert fraction_done(tmp_path, 40) == 0
+    log = tmp_path / '20260101/vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text('\n'.join(map(json.dumps, [
+        dict(loss=1., iter=10), {'coco/bbox_mAP': .1}])) + '\n{"lo')
+    assert fraction_done(tmp_path, 40) == .25
