@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs/frn/retinanet_r50_fpn_frn-all_8xb2-6x_coco.py'
 IMAGES = 8
 SIZE = 128  # pixels
+SEEN = 20  # batches, before anything is measured
 COLUMNS = ('norm', 'other batch mates', 'training and test',
            'accumulated, 4 x 2 images', 'accumulated, 8 x 1 image')
 
@@ -59,12 +60,13 @@ def parse_args(argv):
 def measure(norm, depth=50):
     """Return a norm's row: the largest differences, relative."""
     model = build(norm, depth)
-    images = torch.randn(IMAGES, 3, SIZE, SIZE, dtype=torch.float64)
-    # One image a batch of its own in another light: mates of the first.
-    others = torch.cat([images[:1], 3 * images[1:] + 1])
+    images, *others = (light(i) for i in range(1 + SEEN))
+    mates = torch.cat([images[:1], others[0][1:]])
     with torch.no_grad():
+        for batch in others:  # running averages come to rest
+            backbone(model.train(), batch)
         features = backbone(model.train(), images)
-        beside = backbone(model, others)[:1]
+        beside = backbone(model, mates)[:1]
         tested = backbone(model.eval(), images)
     whole = gradients(model, images, steps=1)
     return dict(zip(COLUMNS, [
@@ -92,6 +94,16 @@ def build(norm, depth):
     model = MODELS.build(cfg.model)
     model.init_weights()
     return model.double()
+
+
+def light(seed):
+    """Return a batch of random images, each of its own light, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(
+        IMAGES, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)
+    contrast, brightness = torch.rand(
+        2, IMAGES, 1, 1, 1, generator=generator, dtype=torch.float64)
+    return (.5 + contrast) * images + 2 * brightness - 1
 
 
 def backbone(model, images):

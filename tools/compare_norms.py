@@ -49,6 +49,8 @@ def main(argv=None):
             folder, TRAIN, args.jobs, args.launcher, command, say).run()
     except ConfigError as error:
         sys.exit(f'error: {error}')
+    except OSError as error:  # the disk is full, say
+        sys.exit(f'error: {error}; what has ended is kept in {args.out}')
     if stopped:
         print('Stopped; the same command goes on.')
         sys.exit(128 + stopped)

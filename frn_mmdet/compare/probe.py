@@ -9,6 +9,7 @@ from ..scalars import find_logs, read_scalars
 from .cell import Cell
 from .folder import GIB, Folder
 from .launch import command, environment
+from .progress import duration
 from .result import reason
 
 STEPS = 3  # the first is a warm-up
@@ -37,12 +38,12 @@ def estimate(folder: Folder, tool: Path, jobs: int, launcher: str) -> str:
     per_image = seconds / (batch * max(1, plan.gpus))
     left = sum(count * plan.images(batch) * per_image
                for batch, count in plan.waiting(folder.results()).items())
-    hours = left / jobs / 3600
     room = plan.count * plan.checkpoint_bytes() / GIB
     return (
         f'A step of {cell.norm} at batch {batch} takes {seconds:.2g} s here; '
-        f'so training takes up to {hours:.3g} h with {jobs} side by side '
-        '(less, since larger batches are faster), and evaluation more. '
+        f'at that pace training takes {duration(left / jobs)} with {jobs} '
+        'side by side. Larger batches are faster; starting and evaluating '
+        'come on top. '
         f'Checkpoints: up to {room:.2g} GiB.')
 
 

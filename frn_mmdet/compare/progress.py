@@ -73,8 +73,13 @@ def describe_left(seconds: float | None) -> str:
     if not seconds:
         return ''
     end = time.strftime('%a %H:%M', time.localtime(time.time() + seconds))
+    return f'; about {duration(seconds)} left, until {end}'
+
+
+def duration(seconds: float) -> str:
+    """``20 s``, ``2 min``, ``26 h 05 min``."""
     minutes = round(seconds / 60)
-    hours, rest = divmod(minutes, 60)
-    text = (f'{hours} h {rest:02d} min' if hours else
-            f'{minutes} min' if minutes else f'{seconds:.0f} s')
-    return f'; about {text} left, until {end}'
+    if not minutes:
+        return f'{seconds:.0f} s'
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours} h {minutes:02d} min' if hours else f'{minutes} min'

@@ -122,9 +122,11 @@ def _page(plan: Plan, results: Mapping[Cell, dict],
           command: list[str]) -> str:
     lines = [
         f'# Norms and batch sizes: {plan.config}', '',
-        f'AP in points, mean ± standard deviation of {plan.seeds} '
-        f'seed{"s" * (plan.seeds > 1)}. Bold: its mean less its deviation is '
-        'above the mean plus the deviation of every other norm.',
+        'AP in points of one seed, whose spread is not known.'
+        if plan.seeds == 1 else
+        f'AP in points, mean ± standard deviation of {plan.seeds} seeds. '
+        'Bold: its mean less its deviation is above the mean plus the '
+        'deviation of every other norm.',
     ]
     for metric, title in TITLES.items():
         found = scores(plan, results, metric)
@@ -238,7 +240,9 @@ def _plot(path: Path, plan: Plan, results: Mapping[Cell, dict]) -> None:
         axis.grid(alpha=.3)
         axis.spines[['top', 'right']].set_visible(False)
     if panels:
-        axes[0, 0].set_ylabel(f'AP, mean and deviation of {plan.seeds} seeds')
+        axes[0, 0].set_ylabel(
+            'AP' if plan.seeds == 1 else
+            f'AP, mean and deviation of {plan.seeds} seeds')
         axes[0, -1].legend(
             loc='center left', bbox_to_anchor=(1.02, .5), frameon=False)
     figure.savefig(path, dpi=120)

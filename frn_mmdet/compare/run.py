@@ -1,5 +1,6 @@
 """Train the cells of a plan side by side."""
 
+import contextlib
 import ctypes
 import os
 import re
@@ -7,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,21 +204,24 @@ def _can_resume(folder: Path, length: int) -> bool:
     return int(name[1]) < length
 
 
-class _signals:
-    """Hand the signals that end a process to a function, for a while."""
+@contextlib.contextmanager
+def _signals(handler: Callable) -> Iterator[None]:
+    """Hand the signals that end a process to a function, for a while.
 
-    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self, handler: Callable) -> None:
-        self.handler = handler
-
-    def __enter__(self) -> None:
-        self.before = {n: signal.signal(n, self.handler)
-                       for n in self.NUMBERS}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+    One that is ignored stays so: under nohup a closed terminal is no reason
+    to stop.
+    """
+    before = {number: signal.getsignal(number)
+              for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: old for number, old in before.items()
+              if old is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _die_with_parent() -> None:

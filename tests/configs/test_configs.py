@@ -9,6 +9,8 @@ from mmengine.config import Config
 ROOT = Path(__file__).parents[2] / 'configs'
 ALL = sorted(p for p in ROOT.rglob('*.py') if '_base_' not in p.parts)
 EPOCHS = [p for p in ALL if p.parent.name in ('frn', 'mask_rcnn')]
+# Of a comparison the norm is the command line's, and in no name.
+NAMED = [p for p in ALL if p.parent.name != 'small_batch']
 COCO = [p for p in ALL if p.stem.endswith('_coco')]
 
 
@@ -25,7 +27,7 @@ def test_there_are_configs():
     assert len(COCO) == 14 + 12 + 12
 
 
-@pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', NAMED, ids=lambda p: p.stem)
 def test_one_key_names_the_norm(path, monkeypatch):
     """Below model.norm_cfg none of our own files mentions a norm."""
     cfg = load(path, monkeypatch)

@@ -1,0 +1,91 @@
+"""What tests/tools/test_compare_norms.py, the whole command, does not see."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from frn_mmdet.compare import Runner
+from frn_mmdet.compare.folder import Folder
+from frn_mmdet.compare.run import _can_resume, _signals
+
+TRAIN = Path(__file__).parents[2] / 'tools/train.py'
+
+
+def test_a_signal_is_handed_on_and_an_ignored_one_is_not():
+    got = []
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    term = signal.getsignal(signal.SIGTERM)
+    try:
+        with _signals(lambda number, _frame: got.append(number)):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert got == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is term
+    finally:
+        signal.signal(signal.SIGHUP, old)
+
+
+@pytest.mark.parametrize('name, there, length, expected', [
+    ('epoch_3.pth', True, 5, True),
+    ('iter_30.pth', True, 50, True),
+    ('epoch_5.pth', True, 5, False),  # killed while it was evaluated
+    ('epoch_3.pth', False, 5, False),  # deleted
+])
+def test_resumes_where_there_is_something_left(tmp_path, name, there, length,
+                                               expected):
+    assert not _can_resume(tmp_path, length)
+    (tmp_path / 'last_checkpoint').write_text(f'{tmp_path / name}\n')
+    if there:
+        (tmp_path / name).write_bytes(b'')
+    assert _can_resume(tmp_path, length) is expected
+
+
+OPTIONS = {
+    'train_cfg.max_epochs': 2,
+    'train_dataloader.num_workers': 0,
+    'train_dataloader.persistent_workers': False,
+    'val_dataloader.num_workers': 0,
+    'val_dataloader.persistent_workers': False,
+}
+
+
+@pytest.mark.slow
+def test_two_processes_a_training(make_plan, tmp_path):
+    """torchrun, here with gloo: a GPU is not needed to count the steps."""
+    plan = make_plan(['FRN'], [2], 1, gpus=2, options=OPTIONS)
+    folder = Folder(tmp_path / 'out', plan)
+    folder.write([])
+    lines = []
+    assert Runner(folder, TRAIN, say=lines.append).run() == 0
+    row, = folder.results().values()
+    assert row['status'] == 'ok', row
+    assert row['steps'] == plan.steps(2) == 2 * 4
+    assert len(lines) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_cell_goes_on_from_its_checkpoint(make_plan, tmp_path):
+    """And the result is that of the whole schedule."""
+    options = OPTIONS | {'train_cfg.max_epochs': 40}
+    plan = make_plan(['FRN'], [2], 1, options=options)
+    folder = Folder(tmp_path / 'out', plan)
+    folder.write([])
+    cell, = plan.cells({})
+
+    class Stopped(Runner):
+        """Stops as Ctrl-C would, once there is a checkpoint."""
+
+        def _say_running(self, results):
+            if (self.folder.cell(cell) / 'last_checkpoint').exists():
+                os.kill(os.getpid(), signal.SIGINT)
+
+    assert Stopped(folder, TRAIN).run() == signal.SIGINT
+    assert not folder.results()
+    assert Runner(folder, TRAIN, say=[].append).run() == 0
+    row = folder.results()[cell]
+    assert row['status'] == 'ok, resumed'
+    assert row['steps'] == plan.steps(2) == 40 * 8
+    assert 'resumed epoch: ' in (folder.cell(cell) / 'log.txt').read_text()
