@@ -99,6 +99,20 @@ def scores(plan: Plan, results: Mapping[Cell, dict],
     return found
 
 
+def labels(norms: list[str]) -> dict[str, str]:
+    """Short names: without arguments where that tells the norms apart.
+
+    Args:
+        norms (list[str]): As on the command line.
+
+    Returns:
+        dict: ``GN`` for ``GN:num_groups=8`` if there is no other GN.
+    """
+    short = [norm.partition(':')[0] for norm in norms]
+    return {norm: name if short.count(name) == 1 else norm
+            for norm, name in zip(norms, short, strict=True)}
+
+
 def clear_winner(column: Mapping[str, Score]) -> str | None:
     """The norm whose error bar is above all others'.
 
@@ -132,7 +146,8 @@ def _page(plan: Plan, results: Mapping[Cell, dict],
         found = scores(plan, results, metric)
         if any(score.values for score in found.values()):
             lines += ['', f'## {title}', '', _metric_table(plan, found)]
-    lines += ['', *_protocol(plan, results), '', *_failures(plan, results)]
+    lines += ['', *_names(plan.norms), *_protocol(plan, results), '',
+              *_failures(plan, results)]
     versions = ', '.join(
         f'{m.__name__} {m.__version__}'
         for m in (frn_mmdet, torch, mmengine, mmcv, mmdet))
@@ -145,8 +160,9 @@ def _metric_table(plan: Plan, found: Mapping[tuple, Score]) -> str:
                for batch in plan.batch_sizes}
     winners = {batch: clear_winner(column)
                for batch, column in columns.items()}
+    names = labels(plan.norms)
     return table([
-        {'images/GPU': norm} | {
+        {'images/GPU': names[norm]} | {
             str(batch): _format(found[norm, batch], winners[batch] == norm)
             for batch in plan.batch_sizes
         } for norm in plan.norms
@@ -183,7 +199,7 @@ def _protocol(plan: Plan, results: Mapping[Cell, dict]) -> list[str]:
             'and batch size (by AP on the images that are reported), and the '
             'other seeds trained at that one:', '',
             table([
-                {'images/GPU': norm} | {
+                {'images/GPU': labels(plan.norms)[norm]} | {
                     str(batch): _rate(plan.chosen_lr(norm, batch, results))
                     for batch in plan.batch_sizes
                 } for norm in plan.norms
@@ -192,6 +208,13 @@ def _protocol(plan: Plan, results: Mapping[Cell, dict]) -> list[str]:
     else:
         lines.append(f'Learning rate: {plan.lrs[0]:g}.')
     return lines + ['', *plan.notes]
+
+
+def _names(norms: list[str]) -> list[str]:
+    """What the short names stand for."""
+    lines = [f'- {name}: `{norm}`' for norm, name in labels(norms).items()
+             if name != norm]
+    return [*lines, ''] if lines else []
 
 
 def _rate(lr: float | None) -> str:
@@ -221,6 +244,7 @@ def _plot(path: Path, plan: Plan, results: Mapping[Cell, dict]) -> None:
         1, max(1, len(panels)), squeeze=False, sharey=True,
         layout='constrained', figsize=(1 + 5 * max(1, len(panels)), 4.2))
     batches = sorted(plan.batch_sizes)
+    names = labels(plan.norms)
     for axis, (metric, found) in zip(axes[0], panels.items(), strict=False):
         for i, norm in enumerate(plan.norms):
             color, line, marker = STYLES[i % len(STYLES)]
@@ -231,8 +255,8 @@ def _plot(path: Path, plan: Plan, results: Mapping[Cell, dict]) -> None:
                     [batch for batch, _ in points],
                     [100 * s.mean for _, s in points],
                     [100 * s.std for _, s in points],
-                    label=norm, color=color, linestyle=line, marker=marker,
-                    capsize=3)
+                    label=names[norm].replace(':', '\n'), color=color,
+                    linestyle=line, marker=marker, capsize=3)
         axis.set_title(TITLES[metric])
         axis.set_xscale('log', base=2)
         axis.set_xticks(batches, [str(batch) for batch in batches])

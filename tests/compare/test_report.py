@@ -10,6 +10,7 @@ from frn_mmdet.compare.report import (
     STYLES,
     Score,
     clear_winner,
+    labels,
     write_report,
 )
 from frn_mmdet.compare.result import FIELDS
@@ -96,6 +97,13 @@ def test_every_training_is_a_row(report, results, tmp_path):
     assert [float(r['AP']) for r in rows if r['AP']] == [
         ap for aps in APS.values() for ap in aps if ap is not None]
     assert [r['status'] for r in rows].count('diverged') == 1
+
+
+def test_short_names_where_they_are_clear():
+    assert labels(['FRN', 'GN:num_groups=8', 'BN+TLU']) == {
+        'FRN': 'FRN', 'GN:num_groups=8': 'GN', 'BN+TLU': 'BN+TLU'}
+    two = ['FRN', 'FRN:learnable_eps=true']
+    assert labels(two) == {norm: norm for norm in two}
 
 
 @pytest.mark.parametrize('aps, winner', [
