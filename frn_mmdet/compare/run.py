@@ -132,7 +132,11 @@ class Runner:
         return self.plan.steps(cell.batch)
 
     def _ended(self) -> list[Training]:
-        """Take the trainings that have ended off the list."""
+        """Take the trainings that have ended off the list.
+
+        What stopped this process may have stopped them, too (slurm signals
+        all of a job's): then those that failed are no result.
+        """
         ended = []
         for training in list(self._running):
             # wait4, for it tells the peak memory of this one process.
@@ -143,6 +147,8 @@ class Runner:
                 training.rss_mib = usage.ru_maxrss / 1024
                 self._running.remove(training)
                 ended.append(training)
+        if self._stopped_by:
+            ended = [t for t in ended if t.process.returncode == 0]
         return ended
 
     def _read(self, training: Training) -> dict:
