@@ -70,9 +70,13 @@ OTHERS = dict(
     TOOD='tood/tood_r50_fpn_1x_coco',
     VFNet='vfnet/vfnet_r50_fpn_1x_coco')
 WITHOUT_NECK = ('AutoAssign', 'CondInst', 'FCOS', 'VFNet')
+QUICK = ('ATSS', 'FCOS', 'HybridTaskCascade', 'SOLO')
 
 
-@pytest.mark.parametrize('name', OTHERS)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in OTHERS
+])
 def test_other_detectors(build, name):
     """All norms switched, and no ReLU left behind one."""
     config = f'mmdet::{OTHERS[name]}.py'
