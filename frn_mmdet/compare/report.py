@@ -248,11 +248,13 @@ def _plot(path: Path, plan: Plan, results: Mapping[Cell, dict]) -> None:
     for axis, (metric, found) in zip(axes[0], panels.items(), strict=False):
         for i, norm in enumerate(plan.norms):
             color, line, marker = STYLES[i % len(STYLES)]
+            # Side by side, so that no error bar hides another.
+            shift = 2**(.05 * (i - (len(plan.norms) - 1) / 2))
             points = [(batch, found[norm, batch]) for batch in batches
                       if found[norm, batch].values]
             if points:
                 axis.errorbar(
-                    [batch for batch, _ in points],
+                    [batch * shift for batch, _ in points],
                     [100 * s.mean for _, s in points],
                     [100 * s.std for _, s in points],
                     label=names[norm].replace(':', '\n'), color=color,
