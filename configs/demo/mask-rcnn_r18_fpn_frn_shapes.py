@@ -1,115 +1,11 @@
 # A Mask R-CNN small enough for a CPU, with FRN everywhere (4conv1fc box head),
 # on the shapes of tools/make_shapes.py: for tests and studies of RoI heads.
 _base_ = [
-    '../_base_/models/r18_fpn_shapes.py',
+    '../_base_/models/mask-rcnn_r18_fpn_shapes.py',
     '../_base_/datasets/shapes_instance.py',
     '../_base_/schedules/schedule_shapes.py',
     '../_base_/default_runtime.py'
 ]
-
-model = dict(
-    type='frn_mmdet.MaskRCNN',
-    data_preprocessor=dict(pad_mask=True),
-    rpn_head=dict(
-        type='RPNHead',
-        in_channels=64,
-        feat_channels=64,
-        anchor_generator=dict(
-            type='AnchorGenerator',
-            scales=[3, 4.5],
-            ratios=[0.5, 1.0, 2.0],
-            strides=[8, 16, 32]),
-        bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
-        loss_cls=dict(
-            type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
-        loss_bbox=dict(type='L1Loss', loss_weight=1.0)),
-    roi_head=dict(
-        type='StandardRoIHead',
-        bbox_roi_extractor=dict(
-            type='SingleRoIExtractor',
-            roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=2),
-            out_channels=64,
-            finest_scale=28,
-            featmap_strides=[8, 16, 32]),
-        bbox_head=dict(
-            type='Shared4Conv1FCBBoxHead',
-            in_channels=64,
-            conv_out_channels=64,
-            fc_out_channels=128,
-            roi_feat_size=7,
-            num_classes=3,
-            bbox_coder=dict(
-                type='DeltaXYWHBBoxCoder',
-                target_stds=[0.1, 0.1, 0.2, 0.2]),
-            reg_class_agnostic=False,
-            loss_cls=dict(
-                type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-            loss_bbox=dict(type='L1Loss', loss_weight=1.0)),
-        mask_roi_extractor=dict(
-            type='SingleRoIExtractor',
-            roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=2),
-            out_channels=64,
-            finest_scale=28,
-            featmap_strides=[8, 16, 32]),
-        mask_head=dict(
-            type='FCNMaskHead',
-            num_convs=4,
-            in_channels=64,
-            conv_out_channels=64,
-            num_classes=3,
-            loss_mask=dict(
-                type='CrossEntropyLoss', use_mask=True, loss_weight=1.0))),
-    train_cfg=dict(
-        rpn=dict(
-            assigner=dict(
-                type='MaxIoUAssigner',
-                pos_iou_thr=0.7,
-                neg_iou_thr=0.3,
-                min_pos_iou=0.3,
-                match_low_quality=True,
-                ignore_iof_thr=-1),
-            sampler=dict(
-                type='RandomSampler',
-                num=64,
-                pos_fraction=0.5,
-                neg_pos_ub=-1,
-                add_gt_as_proposals=False),
-            allowed_border=-1,
-            pos_weight=-1,
-            debug=False),
-        rpn_proposal=dict(
-            nms_pre=300,
-            max_per_img=100,
-            nms=dict(type='nms', iou_threshold=0.7),
-            min_bbox_size=0),
-        rcnn=dict(
-            assigner=dict(
-                type='MaxIoUAssigner',
-                pos_iou_thr=0.5,
-                neg_iou_thr=0.5,
-                min_pos_iou=0.5,
-                match_low_quality=True,
-                ignore_iof_thr=-1),
-            sampler=dict(
-                type='RandomSampler',
-                num=32,
-                pos_fraction=0.25,
-                neg_pos_ub=-1,
-                add_gt_as_proposals=True),
-            mask_size=28,
-            pos_weight=-1,
-            debug=False)),
-    test_cfg=dict(
-        rpn=dict(
-            nms_pre=300,
-            max_per_img=50,
-            nms=dict(type='nms', iou_threshold=0.7),
-            min_bbox_size=0),
-        rcnn=dict(
-            score_thr=0.05,
-            nms=dict(type='nms', iou_threshold=0.5),
-            max_per_img=100,
-            mask_thr_binary=0.5)))
 
 default_hooks = dict(
     logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=1))

@@ -19,6 +19,11 @@ class Cell(NamedTuple):
     lr: float
     seed: int
 
+    @classmethod
+    def of(cls, row: dict) -> 'Cell':
+        """The cell that a row of results is of."""
+        return cls(*(row[key] for key in cls._fields))
+
     @property
     def name(self) -> str:
         """Its files' name."""

@@ -100,8 +100,7 @@ class Folder:
         """What became of the cells that have ended."""
         rows = [json.loads(path.read_text())
                 for path in self.out.glob('cells/*/result.json')]
-        return {Cell(*(row[key] for key in Cell._fields)): row
-                for row in rows}
+        return {Cell.of(row): row for row in rows}
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[int]:

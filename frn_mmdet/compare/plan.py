@@ -122,14 +122,12 @@ class Plan:
     @property
     def count(self) -> int:
         """How many trainings there will be."""
-        grid = len(self.norms) * len(self.batch_sizes)
-        return grid * (len(self.lrs) + self.seeds - 1)
+        return len(self.batch_sizes) * self._count_of_batch
 
     def waiting(self, results: Mapping[Cell, dict]) -> dict[int, int]:
         """How many trainings of each batch size have no result yet."""
-        each = len(self.norms) * (len(self.lrs) + self.seeds - 1)
         done = [cell.batch for cell in self.cells(results) if cell in results]
-        return {batch: each - done.count(batch)
+        return {batch: self._count_of_batch - done.count(batch)
                 for batch in self.batch_sizes}
 
     def lr(self, cell: Cell) -> float:
@@ -198,6 +196,11 @@ class Plan:
             batch_sizes=self.batch_sizes, seeds=self.seeds, lrs=self.lrs,
             same_lr=self.same_lr, same_steps=self.same_steps, gpus=self.gpus,
             resolved=self.cfg.pretty_text)
+
+    @property
+    def _count_of_batch(self) -> int:
+        """How many trainings each batch size has."""
+        return len(self.norms) * (len(self.lrs) + self.seeds - 1)
 
     def _factor(self, batch: int) -> float:
         """Steps at a batch size for each step at the reference."""

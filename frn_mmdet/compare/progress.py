@@ -13,10 +13,9 @@ from .result import is_ok
 def describe_end(plan: Plan, results: Mapping[Cell, dict],
                  row: dict) -> str:
     """What became of a cell."""
-    cell = Cell(*(row[key] for key in Cell._fields))
     done = sum(cell in results for cell in plan.cells(results))
     outcome = f'AP {row["AP"]:.3f}' if is_ok(row) else row['status']
-    return (f'[{done}/{plan.count}] {describe(cell)}: {outcome}, '
+    return (f'[{done}/{plan.count}] {describe(Cell.of(row))}: {outcome}, '
             f'{row["seconds"]:.0f} s')
 
 

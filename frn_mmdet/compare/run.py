@@ -102,6 +102,8 @@ class Runner:
 
     def _start_some(self, results: dict, lock: int) -> None:
         """Fill the free slots with cells that have no result."""
+        if len(self._running) == self.jobs:
+            return  # most polls find nothing to do
         running = {training.cell for training in self._running}
         waiting = (cell for cell in self.plan.cells(results)
                    if cell not in results and cell not in running)
