@@ -67,23 +67,28 @@ Tensor in_dtype(const Tensor& parameter) {
   return parameter.to(c10::CppTypeToScalarType<A>::value).contiguous();
 }
 
-// What a channel is given: gamma, beta, tau (which -inf turns off) and eps.
+// What a channel is given: gamma, beta, tau (which -inf turns off), eps and
+// what is subtracted first (0: nothing); and the share of the mean square.
 template <typename A>
 class Parameters {
  public:
   Parameters(const Tensor& weight, const Tensor& bias, const Optional& tau,
-             const Optional& eps_tensor, double eps)
+             const Optional& eps_tensor, double eps, const Optional& mean,
+             double share)
       : weight_(in_dtype<A>(weight)),
         bias_(in_dtype<A>(bias)),
         tau_(tau ? in_dtype<A>(*tau) : Tensor()),
         eps_tensor_(eps_tensor ? in_dtype<A>(*eps_tensor) : Tensor()),
+        mean_(mean ? in_dtype<A>(*mean) : Tensor()),
         eps_(static_cast<A>(eps)),
+        share(static_cast<A>(share)),
         weight(weight_.template const_data_ptr<A>()),
         bias(bias_.template const_data_ptr<A>()),
         tau_data_(tau ? tau_.template const_data_ptr<A>() : nullptr),
         eps_data_(eps_tensor ? eps_tensor_.template const_data_ptr<A>()
                              : nullptr),
-        eps_step_(eps_tensor && eps_tensor_.numel() > 1) {}
+        eps_step_(eps_tensor && eps_tensor_.numel() > 1),
+        mean_data_(mean ? mean_.template const_data_ptr<A>() : nullptr) {}
 
   A tau(int64_t channel) const {
     return tau_data_ ? tau_data_[channel]
@@ -92,12 +97,20 @@ class Parameters {
   A eps(int64_t channel) const {
     return eps_data_ ? eps_data_[channel * eps_step_] : eps_;
   }
+  A mean(int64_t channel) const {
+    return mean_data_ ? mean_data_[channel] : A(0);
+  }
+  std::vector<A> means(int64_t channels) const {
+    return mean_data_ ? std::vector<A>(mean_data_, mean_data_ + channels)
+                      : std::vector<A>(channels);
+  }
 
  private:
-  const Tensor weight_, bias_, tau_, eps_tensor_;
+  const Tensor weight_, bias_, tau_, eps_tensor_, mean_;
   const A eps_;
 
  public:
+  const A share;
   const A* const weight;
   const A* const bias;
 
@@ -105,6 +118,7 @@ class Parameters {
   const A* const tau_data_;
   const A* const eps_data_;
   const int64_t eps_step_;
+  const A* const mean_data_;
 };
 
 // Half types are widened to blocks of A and narrowed again; a map that is of
@@ -172,13 +186,13 @@ inline A affine(A x, A scale, A bias) {
 }
 
 template <typename A>
-inline A inverse_root(double sum, int64_t size, A eps) {
-  return A(1) / std::sqrt(static_cast<A>(sum / size) + eps);
+inline A inverse_root(double sum, int64_t size, A share, A eps) {
+  return A(1) / std::sqrt(share * static_cast<A>(sum / size) + eps);
 }
 
 // The sums that a row's gradients are made of.
 struct Sums {
-  double dot = 0;      // <dy, x> where y was not clipped
+  double dot = 0;      // <dy, x - mean> where y was not clipped
   double kept = 0;     // sum of dy where y was not clipped
   double clipped = 0;  // and where it was
 };
@@ -193,6 +207,7 @@ void forward_rows(const T* x, const Parameters<A>& p, T* y, A* inv, Map map) {
     Writer<T, A> writer;
     for (int64_t row = first; row < last; ++row) {
       const int64_t c = row % map.channels;
+      const A mean = p.mean(c);
       const T* from = x + row * map.size;
       T* to = y + row * map.size;
       double total = 0;
@@ -201,11 +216,12 @@ void forward_rows(const T* x, const Parameters<A>& p, T* y, A* inv, Map map) {
         A sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t i = 0; i < n; ++i) {
-          sum += value[i] * value[i];
+          const A centred = value[i] - mean;
+          sum += centred * centred;
         }
         total += sum;
       });
-      inv[row] = inverse_root<A>(total, map.size, p.eps(c));
+      inv[row] = inverse_root<A>(total, map.size, p.share, p.eps(c));
       const A scale = inv[row] * p.weight[c], bias = p.bias[c];
       const A tau = p.tau(c);
       for_blocks(map.size, [&](int64_t begin, int64_t n) {
@@ -213,7 +229,7 @@ void forward_rows(const T* x, const Parameters<A>& p, T* y, A* inv, Map map) {
         A* out = writer.place(to + begin);
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) {
-          const A z = affine(value[i], scale, bias);
+          const A z = affine(value[i] - mean, scale, bias);
           out[i] = z < tau ? tau : z;
         }
         writer.write(to + begin, n);
@@ -235,7 +251,7 @@ void backward_rows(const T* dy, const T* x, const A* inv,
       const T* from_grad = dy + row * map.size;
       T* to = dx + row * map.size;
       const A scale = inv[row] * p.weight[c], bias = p.bias[c];
-      const A tau = p.tau(c);
+      const A tau = p.tau(c), mean = p.mean(c);
       Sums total;
       for_blocks(map.size, [&](int64_t begin, int64_t n) {
         const A* value = read(from + begin, n);
@@ -243,10 +259,11 @@ void backward_rows(const T* dy, const T* x, const A* inv,
         A dot = 0, kept = 0, clipped = 0;
 #pragma omp simd reduction(+ : dot, kept, clipped)
         for (int64_t i = 0; i < n; ++i) {
-          const bool below = affine(value[i], scale, bias) < tau;
+          const A centred = value[i] - mean;
+          const bool below = affine(centred, scale, bias) < tau;
           const A g = grad[i];
           const A passed = below ? A(0) : g;
-          dot += passed * value[i];
+          dot += passed * centred;
           kept += passed;
           clipped += below ? g : A(0);
         }
@@ -255,7 +272,7 @@ void backward_rows(const T* dy, const T* x, const A* inv,
         total.clipped += clipped;
       });
       sums[row] = total;
-      const A pull = scale * inv[row] * inv[row] *
+      const A pull = p.share * scale * inv[row] * inv[row] *
                      static_cast<A>(total.dot / map.size);
       for_blocks(map.size, [&](int64_t begin, int64_t n) {
         const A* value = read(from + begin, n);
@@ -263,10 +280,11 @@ void backward_rows(const T* dy, const T* x, const A* inv,
         A* out = writer.place(to + begin);
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) {
-          const bool below = affine(value[i], scale, bias) < tau;
+          const A centred = value[i] - mean;
+          const bool below = affine(centred, scale, bias) < tau;
           const A g = grad[i];
           const A passed = below ? A(0) : g;
-          out[i] = passed * scale - value[i] * pull;
+          out[i] = passed * scale - centred * pull;
         }
         writer.write(to + begin, n);
       });
@@ -310,15 +328,18 @@ template <typename T, typename A>
 void forward_last(const T* x, const Parameters<A>& p, T* y, A* inv, Map map) {
   const int64_t channels = map.channels;
   const Strips strips(map);
+  const std::vector<A> mean = p.means(channels);
   std::vector<A> partial(strips.count * channels);
   strips.for_each(map, [&] {
     return [&, read = Reader<T, A>()](int64_t strip, int64_t, int64_t at,
                                       int64_t c, int64_t n) mutable {
       const A* value = read(x + at, n);
+      const A* m = mean.data() + c;
       A* sum = partial.data() + strip * channels + c;
 #pragma omp simd
       for (int64_t i = 0; i < n; ++i) {
-        sum[i] += value[i] * value[i];
+        const A centred = value[i] - m[i];
+        sum[i] += centred * centred;
       }
     };
   });
@@ -331,7 +352,7 @@ void forward_last(const T* x, const Parameters<A>& p, T* y, A* inv, Map map) {
         sum += partial[(image * strips.per_image + k) * channels + c];
       }
       const int64_t row = image * channels + c;
-      inv[row] = inverse_root<A>(sum, map.size, p.eps(c));
+      inv[row] = inverse_root<A>(sum, map.size, p.share, p.eps(c));
       scale[row] = inv[row] * p.weight[c];
     }
   }
@@ -341,11 +362,11 @@ void forward_last(const T* x, const Parameters<A>& p, T* y, A* inv, Map map) {
                int64_t n) mutable {
       const A* value = read(x + at, n);
       const A* s = scale.data() + image * channels + c;
-      const A *b = p.bias + c, *t = tau.data() + c;
+      const A *b = p.bias + c, *t = tau.data() + c, *m = mean.data() + c;
       A* out = writer.place(y + at);
 #pragma omp simd
       for (int64_t i = 0; i < n; ++i) {
-        const A z = affine(value[i], s[i], b[i]);
+        const A z = affine(value[i] - m[i], s[i], b[i]);
         out[i] = z < t[i] ? t[i] : z;
       }
       writer.write(y + at, n);
@@ -358,6 +379,7 @@ void backward_last(const T* dy, const T* x, const A* inv,
                    const Parameters<A>& p, T* dx, Sums* sums, Map map) {
   const int64_t channels = map.channels;
   const Strips strips(map);
+  const std::vector<A> mean = p.means(channels);
   std::vector<A> scale(map.rows()), pull(map.rows()), tau(channels);
   for (int64_t row = 0; row < map.rows(); ++row) {
     scale[row] = inv[row] * p.weight[row % channels];
@@ -372,15 +394,16 @@ void backward_last(const T* dy, const T* x, const A* inv,
                int64_t n) mutable {
       const A *value = read(x + at, n), *grad = read_grad(dy + at, n);
       const A* s = scale.data() + image * channels + c;
-      const A *b = p.bias + c, *t = tau.data() + c;
+      const A *b = p.bias + c, *t = tau.data() + c, *m = mean.data() + c;
       A* dot = partial.data() + strip * 3 * channels + c;
       A *kept = dot + channels, *clipped = kept + channels;
 #pragma omp simd
       for (int64_t i = 0; i < n; ++i) {
-        const bool below = affine(value[i], s[i], b[i]) < t[i];
+        const A centred = value[i] - m[i];
+        const bool below = affine(centred, s[i], b[i]) < t[i];
         const A g = grad[i];
         const A passed = below ? A(0) : g;
-        dot[i] += passed * value[i];
+        dot[i] += passed * centred;
         kept[i] += passed;
         clipped[i] += below ? g : A(0);
       }
@@ -394,7 +417,7 @@ void backward_last(const T* dy, const T* x, const A* inv,
       sums[row].kept += sum[channels];
       sums[row].clipped += sum[2 * channels];
     }
-    pull[row] = scale[row] * inv[row] * inv[row] *
+    pull[row] = p.share * scale[row] * inv[row] * inv[row] *
                 static_cast<A>(sums[row].dot / map.size);
   }
   strips.for_each(map, [&] {
@@ -404,14 +427,15 @@ void backward_last(const T* dy, const T* x, const A* inv,
       const A *value = read(x + at, n), *grad = read_grad(dy + at, n);
       const A* s = scale.data() + image * channels + c;
       const A* pulled = pull.data() + image * channels + c;
-      const A *b = p.bias + c, *t = tau.data() + c;
+      const A *b = p.bias + c, *t = tau.data() + c, *m = mean.data() + c;
       A* out = writer.place(dx + at);
 #pragma omp simd
       for (int64_t i = 0; i < n; ++i) {
-        const bool below = affine(value[i], s[i], b[i]) < t[i];
+        const A centred = value[i] - m[i];
+        const bool below = affine(centred, s[i], b[i]) < t[i];
         const A g = grad[i];
         const A passed = below ? A(0) : g;
-        out[i] = passed * s[i] - value[i] * pulled[i];
+        out[i] = passed * s[i] - centred * pulled[i];
       }
       writer.write(dx + at, n);
     };
@@ -421,7 +445,8 @@ void backward_last(const T* dy, const T* x, const A* inv,
 // The operators below autograd.
 
 Forward frn(const Tensor& x, const Tensor& weight, const Tensor& bias,
-            const Optional& tau, const Optional& eps_tensor, double eps) {
+            const Optional& tau, const Optional& eps_tensor, double eps,
+            const Optional& mean, double share) {
   const auto format = format_of(x);
   const Tensor from = x.contiguous(format);
   const Map map(x);
@@ -435,7 +460,8 @@ Forward frn(const Tensor& x, const Tensor& weight, const Tensor& bias,
         if (x.numel() == 0) {
           return;
         }
-        const Parameters<A> p(weight, bias, tau, eps_tensor, eps);
+        const Parameters<A> p(weight, bias, tau, eps_tensor, eps, mean,
+                              share);
         const auto run = format == at::MemoryFormat::Contiguous
                              ? forward_rows<scalar_t, A>
                              : forward_last<scalar_t, A>;
@@ -448,7 +474,7 @@ Forward frn(const Tensor& x, const Tensor& weight, const Tensor& bias,
 Backward frn_backward(const Tensor& grad, const Tensor& x, const Tensor& inv,
                       const Tensor& weight, const Tensor& bias,
                       const Optional& tau, const Optional& eps_tensor,
-                      double eps) {
+                      double eps, const Optional& mean, double share) {
   const auto format = format_of(x);
   const Tensor from = x.contiguous(format), dy = grad.contiguous(format);
   const Map map(x);
@@ -457,7 +483,8 @@ Backward frn_backward(const Tensor& grad, const Tensor& x, const Tensor& inv,
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, x.scalar_type(), "frn_backward", [&] {
         using A = at::opmath_type<scalar_t>;
-        const Parameters<A> p(weight, bias, tau, eps_tensor, eps);
+        const Parameters<A> p(weight, bias, tau, eps_tensor, eps, mean,
+                              share);
         std::vector<Sums> sums(x.numel() ? map.rows() : 0);
         if (x.numel() != 0) {
           const auto run = format == at::MemoryFormat::Contiguous
@@ -686,12 +713,16 @@ class Autograd : public torch::autograd::Function<Autograd> {
 
   static Tensors forward(Context* ctx, const Tensor& x, const Tensor& weight,
                          const Tensor& bias, const Optional& tau,
-                         const Optional& eps_tensor, double eps) {
+                         const Optional& eps_tensor, double eps,
+                         const Optional& mean, double share) {
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, inv] = frn_operator().call(x, weight, bias, tau, eps_tensor, eps);
+    auto [y, inv] = frn_operator().call(x, weight, bias, tau, eps_tensor, eps,
+                                        mean, share);
     ctx->save_for_backward({x, inv, weight, bias, tau.value_or(Tensor()),
-                            eps_tensor.value_or(Tensor())});
+                            eps_tensor.value_or(Tensor()),
+                            mean.value_or(Tensor())});
     ctx->saved_data["eps"] = eps;
+    ctx->saved_data["share"] = share;
     ctx->mark_non_differentiable({inv});
     return {y, inv};
   }
@@ -704,7 +735,8 @@ class Autograd : public torch::autograd::Function<Autograd> {
     const Optional tau = optional(saved[4]), eps = optional(saved[5]);
     const auto call = [&] {
       return op.call(grads[0], x, saved[1], weight, bias, tau, eps,
-                     ctx->saved_data["eps"].toDouble());
+                     ctx->saved_data["eps"].toDouble(), optional(saved[6]),
+                     ctx->saved_data["share"].toDouble());
     };
     const auto [dx, dweight, dbias, dtau, deps] = [&] {
       if (at::GradMode::is_enabled()) {  // somebody differentiates this
@@ -713,7 +745,7 @@ class Autograd : public torch::autograd::Function<Autograd> {
       at::AutoDispatchBelowADInplaceOrView below;
       return call();
     }();
-    Tensors result(6);
+    Tensors result(8);
     size_t edge = 0;  // counts the tensors among the arguments
     const auto put = [&](size_t argument, const Tensor& grad,
                          const Tensor& like) {
@@ -737,12 +769,14 @@ class Autograd : public torch::autograd::Function<Autograd> {
 
 Forward frn_autograd(const Tensor& x, const Tensor& weight, const Tensor& bias,
                      const Optional& tau, const Optional& eps_tensor,
-                     double eps) {
+                     double eps, const Optional& mean, double share) {
   if (!at::GradMode::is_enabled()) {
     at::AutoDispatchBelowADInplaceOrView below;
-    return frn_operator().call(x, weight, bias, tau, eps_tensor, eps);
+    return frn_operator().call(x, weight, bias, tau, eps_tensor, eps, mean,
+                               share);
   }
-  const auto out = Autograd::apply(x, weight, bias, tau, eps_tensor, eps);
+  const auto out =
+      Autograd::apply(x, weight, bias, tau, eps_tensor, eps, mean, share);
   return {out[0], out[1]};
 }
 

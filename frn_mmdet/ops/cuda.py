@@ -96,27 +96,29 @@ def plan(images: int, channels: int, size: int, last: bool,
                 triton.cdiv(size, segment), segment, warps)
 
 
-def forward(x, weight, bias, tau, eps_tensor, eps):
+def forward(x, weight, bias, tau, eps_tensor, eps, mean=None, share=1.):
     """Kernel of the operator ``frn``."""
     x = x.contiguous(memory_format=memory_format(x))
     y = torch.empty_like(x)
     inv = x.new_empty(x.shape[:2], dtype=compute_dtype(x))
     if x.numel() == 0:
         return y, inv
-    launch = _Launch(x, tau, eps_tensor)
-    parameters = _contiguous(weight, bias, tau, eps_tensor)
+    launch = _Launch(x, tau, eps_tensor, mean)
+    *parameters, mean = _contiguous(weight, bias, tau, eps_tensor, mean)
     with torch.cuda.device_of(x):
         if launch.splits == 1:
             sums = inv  # not read
         else:
             sums = inv.new_empty((launch.splits, *inv.shape))
-            _forward_sums[launch.grid](x, sums, *launch.sizes, **launch.meta)
-        _forward[launch.grid](x, *parameters, float(eps), sums, y, inv,
-                              *launch.sizes, **launch.meta)
+            _forward_sums[launch.grid](x, mean, sums, *launch.sizes,
+                                       **launch.meta)
+        _forward[launch.grid](x, *parameters, float(eps), mean, float(share),
+                              sums, y, inv, *launch.sizes, **launch.meta)
     return y, inv
 
 
-def backward(grad, x, inv, weight, bias, tau, eps_tensor, eps):
+def backward(grad, x, inv, weight, bias, tau, eps_tensor, eps, mean=None,
+             share=1.):
     """Kernel of the operator ``frn_backward``."""
     layout = memory_format(x)
     x = x.contiguous(memory_format=layout)
@@ -125,14 +127,16 @@ def backward(grad, x, inv, weight, bias, tau, eps_tensor, eps):
     of_parameters = [inv.new_zeros(x.shape[1]) for _ in range(4)]
     if x.numel() == 0:
         return dx, *of_parameters
-    launch = _Launch(x, tau, eps_tensor)
-    weight, bias, tau, _ = _contiguous(weight, bias, tau, eps_tensor)
+    launch = _Launch(x, tau, eps_tensor, mean)
+    weight, bias, tau, _, mean = _contiguous(weight, bias, tau, eps_tensor,
+                                             mean)
     sums = inv.new_empty((3, launch.splits, *inv.shape))
-    inputs = (grad, x, inv, weight, bias, tau, sums)
+    inputs = (grad, x, inv, weight, bias, tau, mean, sums)
     with torch.cuda.device_of(x):
         if launch.splits > 1:
             _backward_sums[launch.grid](*inputs, *launch.sizes, **launch.meta)
-        _backward[launch.grid](*inputs, dx, *launch.sizes, **launch.meta)
+        _backward[launch.grid](*inputs, float(share), dx, *launch.sizes,
+                               **launch.meta)
         images, channels = inv.shape
         _join[(triton.cdiv(channels, JOINED), )](
             sums, inv, weight, *of_parameters, images, channels,
@@ -187,7 +191,7 @@ def _tlu_launch(units, length, last):
 class _Launch:
     """What every kernel on a map is launched with."""
 
-    def __init__(self, x, tau, eps_tensor):
+    def __init__(self, x, tau, eps_tensor, mean=None):
         images, channels = x.shape[:2]
         size = x.numel() // (images * channels)
         last = memory_format(x) is not torch.contiguous_format
@@ -205,6 +209,7 @@ class _Launch:
             VECTOR=vector,
             TLU=tau is not None,
             EPS=0 if eps_tensor is None else min(2, eps_tensor.numel()),
+            MEAN=mean is not None,
             ACC=_acc(x),
             num_warps=p.warps)
 
@@ -219,11 +224,10 @@ def _processors(device):
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _contiguous(weight, bias, tau, eps_tensor):
+def _contiguous(*parameters):
     """The parameters; in place of one that is absent, one not to be read."""
-    tau = weight if tau is None else tau
-    eps_tensor = weight if eps_tensor is None else eps_tensor
-    return [t.contiguous() for t in (weight, bias, tau, eps_tensor)]
+    return [parameters[0].contiguous() if t is None else t.contiguous()
+            for t in parameters]
 
 
 # The kernels. images, channels: N, C. groups * VECTOR: positions of a row.
@@ -266,6 +270,27 @@ def _load(ptr, start, live, at, end, step, ACC: tl.constexpr):
 
 
 @triton.jit
+def _mean(mean_ptr, c, live, MEAN: tl.constexpr, ACC: tl.constexpr):
+    """What is subtracted from the rows; 0 if nothing is."""
+    if MEAN:
+        mean = tl.load(mean_ptr + c, live, other=0.).to(ACC)
+    else:
+        mean = tl.zeros(c.shape, ACC)
+    return mean
+
+
+@triton.jit
+def _load_centred(ptr, mean, start, live, at, end, step, MEAN: tl.constexpr,
+                  ACC: tl.constexpr):
+    """A tile of x - mean, and 0 beyond its ends."""
+    x = _load(ptr, start, live, at, end, step, ACC)
+    if MEAN:
+        mask = live[:, None] & (at < end)[None, :]
+        x = tl.where(mask, x - mean[:, None], 0.)
+    return x
+
+
+@triton.jit
 def _store(ptr, value, start, live, at, end, step):
     where = start[:, None] + at.to(tl.int64)[None, :] * step
     mask = live[:, None] & (at < end)[None, :]
@@ -302,28 +327,28 @@ def _passed(grad, x, scale, bias, tau, TLU: tl.constexpr):
 
 
 @triton.jit
-def _squares(x_ptr, start, live, first, end, step, R: tl.constexpr,
-             B: tl.constexpr, ACC: tl.constexpr):
+def _squares(x_ptr, mean, start, live, first, end, step, R: tl.constexpr,
+             B: tl.constexpr, MEAN: tl.constexpr, ACC: tl.constexpr):
     """Sums of squares of rows, from ``first`` to ``end``."""
     total = tl.zeros((R, B), ACC)
     for begin in range(first, end, B):
         at = begin + tl.arange(0, B)
-        x = _load(x_ptr, start, live, at, end, step, ACC)
+        x = _load_centred(x_ptr, mean, start, live, at, end, step, MEAN, ACC)
         total += x * x
     return tl.sum(total, 1)
 
 
 @triton.jit
-def _dots(grad_ptr, x_ptr, start, live, first, end, step, scale, bias, tau,
-          R: tl.constexpr, B: tl.constexpr, TLU: tl.constexpr,
-          ACC: tl.constexpr):
+def _dots(grad_ptr, x_ptr, mean, start, live, first, end, step, scale, bias,
+          tau, R: tl.constexpr, B: tl.constexpr, TLU: tl.constexpr,
+          MEAN: tl.constexpr, ACC: tl.constexpr):
     """<dy, x> and the sum of dy where y was kept, the latter where not."""
     dot = tl.zeros((R, B), ACC)
     kept = tl.zeros((R, B), ACC)
     cut = tl.zeros((R, B), ACC)
     for begin in range(first, end, B):
         at = begin + tl.arange(0, B)
-        x = _load(x_ptr, start, live, at, end, step, ACC)
+        x = _load_centred(x_ptr, mean, start, live, at, end, step, MEAN, ACC)
         grad = _load(grad_ptr, start, live, at, end, step, ACC)
         passed, stopped = _passed(grad, x, scale, bias, tau, TLU)
         dot += passed * x
@@ -346,31 +371,36 @@ def _channels(inv_ptr, weight_ptr, bias_ptr, tau_ptr, row, c, live,
 
 
 @triton.jit
-def _forward_sums(x_ptr, sums_ptr, images, channels, groups, segment, splits,
-                  R: tl.constexpr, B: tl.constexpr, WHOLE: tl.constexpr,
-                  SPLIT: tl.constexpr, LAST: tl.constexpr,
-                  VECTOR: tl.constexpr, TLU: tl.constexpr, EPS: tl.constexpr,
+def _forward_sums(x_ptr, mean_ptr, sums_ptr, images, channels, groups,
+                  segment, splits, R: tl.constexpr, B: tl.constexpr,
+                  WHOLE: tl.constexpr, SPLIT: tl.constexpr,
+                  LAST: tl.constexpr, VECTOR: tl.constexpr,
+                  TLU: tl.constexpr, EPS: tl.constexpr, MEAN: tl.constexpr,
                   ACC: tl.constexpr):
     """Sums of squares of a segment, to (splits, N, C)."""
     c, live, row, start, step, size, first, end = _rows(
         images, channels, groups, segment, R, LAST, VECTOR)
-    total = _squares(x_ptr, start, live, first, end, step, R, B, ACC)
+    mean = _mean(mean_ptr, c, live, MEAN, ACC)
+    total = _squares(x_ptr, mean, start, live, first, end, step, R, B, MEAN,
+                     ACC)
     tl.store(sums_ptr + tl.program_id(1) * images * channels + row, total,
              live)
 
 
 @triton.jit
-def _forward(x_ptr, weight_ptr, bias_ptr, tau_ptr, eps_ptr, eps, sums_ptr,
-             y_ptr, inv_ptr, images, channels, groups, segment, splits,
-             R: tl.constexpr, B: tl.constexpr, WHOLE: tl.constexpr,
-             SPLIT: tl.constexpr, LAST: tl.constexpr, VECTOR: tl.constexpr,
-             TLU: tl.constexpr, EPS: tl.constexpr, ACC: tl.constexpr):
+def _forward(x_ptr, weight_ptr, bias_ptr, tau_ptr, eps_ptr, eps, mean_ptr,
+             share, sums_ptr, y_ptr, inv_ptr, images, channels, groups,
+             segment, splits, R: tl.constexpr, B: tl.constexpr,
+             WHOLE: tl.constexpr, SPLIT: tl.constexpr, LAST: tl.constexpr,
+             VECTOR: tl.constexpr, TLU: tl.constexpr, EPS: tl.constexpr,
+             MEAN: tl.constexpr, ACC: tl.constexpr):
     """Equations (1) to (3)."""
     c, live, row, start, step, size, first, end = _rows(
         images, channels, groups, segment, R, LAST, VECTOR)
+    mean = _mean(mean_ptr, c, live, MEAN, ACC)
     if WHOLE:
         at = tl.arange(0, B)
-        x = _load(x_ptr, start, live, at, size, step, ACC)
+        x = _load_centred(x_ptr, mean, start, live, at, size, step, MEAN, ACC)
         total = tl.sum(x * x, 1)
     elif SPLIT:
         total = tl.zeros((R, ), ACC)
@@ -378,7 +408,8 @@ def _forward(x_ptr, weight_ptr, bias_ptr, tau_ptr, eps_ptr, eps, sums_ptr,
             total += tl.load(
                 sums_ptr + split * images * channels + row, live, other=0.)
     else:
-        total = _squares(x_ptr, start, live, 0, size, step, R, B, ACC)
+        total = _squares(x_ptr, mean, start, live, 0, size, step, R, B, MEAN,
+                         ACC)
 
     if EPS == 0:
         shift = tl.zeros((R, ), ACC) + eps
@@ -386,7 +417,7 @@ def _forward(x_ptr, weight_ptr, bias_ptr, tau_ptr, eps_ptr, eps, sums_ptr,
         shift = tl.zeros((R, ), ACC) + tl.load(eps_ptr).to(ACC)
     else:
         shift = tl.load(eps_ptr + c, live, other=1.).to(ACC)
-    inv = 1. / tl.sqrt(total / size + shift)
+    inv = 1. / tl.sqrt(total / size * share + shift)
     tl.store(inv_ptr + row, inv, live)
     scale = inv * tl.load(weight_ptr + c, live, other=0.).to(ACC)
     bias = tl.load(bias_ptr + c, live, other=0.).to(ACC)
@@ -400,25 +431,28 @@ def _forward(x_ptr, weight_ptr, bias_ptr, tau_ptr, eps_ptr, eps, sums_ptr,
     else:
         for begin in range(first, end, B):
             at = begin + tl.arange(0, B)
-            x = _load(x_ptr, start, live, at, end, step, ACC)
+            x = _load_centred(x_ptr, mean, start, live, at, end, step, MEAN,
+                              ACC)
             y = _activated(x, scale, bias, tau, TLU)
             _store(y_ptr, y, start, live, at, end, step)
 
 
 @triton.jit
 def _backward_sums(grad_ptr, x_ptr, inv_ptr, weight_ptr, bias_ptr, tau_ptr,
-                   sums_ptr, images, channels, groups, segment, splits,
-                   R: tl.constexpr, B: tl.constexpr, WHOLE: tl.constexpr,
-                   SPLIT: tl.constexpr, LAST: tl.constexpr,
-                   VECTOR: tl.constexpr, TLU: tl.constexpr,
-                   EPS: tl.constexpr, ACC: tl.constexpr):
+                   mean_ptr, sums_ptr, images, channels, groups, segment,
+                   splits, R: tl.constexpr, B: tl.constexpr,
+                   WHOLE: tl.constexpr, SPLIT: tl.constexpr,
+                   LAST: tl.constexpr, VECTOR: tl.constexpr,
+                   TLU: tl.constexpr, EPS: tl.constexpr, MEAN: tl.constexpr,
+                   ACC: tl.constexpr):
     """The three sums of a segment, to (3, splits, N, C)."""
     c, live, row, start, step, size, first, end = _rows(
         images, channels, groups, segment, R, LAST, VECTOR)
     inv, scale, bias, tau = _channels(inv_ptr, weight_ptr, bias_ptr, tau_ptr,
                                       row, c, live, TLU, ACC)
-    dot, kept, cut = _dots(grad_ptr, x_ptr, start, live, first, end, step,
-                           scale, bias, tau, R, B, TLU, ACC)
+    mean = _mean(mean_ptr, c, live, MEAN, ACC)
+    dot, kept, cut = _dots(grad_ptr, x_ptr, mean, start, live, first, end,
+                           step, scale, bias, tau, R, B, TLU, MEAN, ACC)
     rows = images * channels
     to = sums_ptr + tl.program_id(1) * rows + row
     tl.store(to, dot, live)
@@ -428,10 +462,11 @@ def _backward_sums(grad_ptr, x_ptr, inv_ptr, weight_ptr, bias_ptr, tau_ptr,
 
 @triton.jit
 def _backward(grad_ptr, x_ptr, inv_ptr, weight_ptr, bias_ptr, tau_ptr,
-              sums_ptr, dx_ptr, images, channels, groups, segment, splits,
-              R: tl.constexpr, B: tl.constexpr, WHOLE: tl.constexpr,
-              SPLIT: tl.constexpr, LAST: tl.constexpr, VECTOR: tl.constexpr,
-              TLU: tl.constexpr, EPS: tl.constexpr, ACC: tl.constexpr):
+              mean_ptr, sums_ptr, share, dx_ptr, images, channels, groups,
+              segment, splits, R: tl.constexpr, B: tl.constexpr,
+              WHOLE: tl.constexpr, SPLIT: tl.constexpr, LAST: tl.constexpr,
+              VECTOR: tl.constexpr, TLU: tl.constexpr, EPS: tl.constexpr,
+              MEAN: tl.constexpr, ACC: tl.constexpr):
     """Section 3.2: dx = inv * (I - x_hat x_hat^T / N) dx_hat.
 
     Also writes the three sums, unless ``_backward_sums`` has.
@@ -441,6 +476,7 @@ def _backward(grad_ptr, x_ptr, inv_ptr, weight_ptr, bias_ptr, tau_ptr,
     rows = images * channels
     inv, scale, bias, tau = _channels(inv_ptr, weight_ptr, bias_ptr, tau_ptr,
                                       row, c, live, TLU, ACC)
+    mean = _mean(mean_ptr, c, live, MEAN, ACC)
     if SPLIT:
         dot = tl.zeros((R, ), ACC)
         for split in range(0, splits):
@@ -448,27 +484,30 @@ def _backward(grad_ptr, x_ptr, inv_ptr, weight_ptr, bias_ptr, tau_ptr,
     else:
         if WHOLE:
             at = tl.arange(0, B)
-            x = _load(x_ptr, start, live, at, size, step, ACC)
+            x = _load_centred(x_ptr, mean, start, live, at, size, step, MEAN,
+                              ACC)
             grad = _load(grad_ptr, start, live, at, size, step, ACC)
             passed, stopped = _passed(grad, x, scale, bias, tau, TLU)
             dot = tl.sum(passed * x, 1)
             kept = tl.sum(passed, 1)
             cut = tl.sum(stopped, 1)
         else:
-            dot, kept, cut = _dots(grad_ptr, x_ptr, start, live, 0, size,
-                                   step, scale, bias, tau, R, B, TLU, ACC)
+            dot, kept, cut = _dots(grad_ptr, x_ptr, mean, start, live, 0,
+                                   size, step, scale, bias, tau, R, B, TLU,
+                                   MEAN, ACC)
         tl.store(sums_ptr + row, dot, live)
         tl.store(sums_ptr + rows + row, kept, live)
         tl.store(sums_ptr + 2 * rows + row, cut, live)
 
-    pull = scale * inv * inv * (dot / size)
+    pull = scale * inv * inv * (dot / size) * share
     if WHOLE:
         dx = passed * scale[:, None] - x * pull[:, None]
         _store(dx_ptr, dx, start, live, at, size, step)
     else:
         for begin in range(first, end, B):
             at = begin + tl.arange(0, B)
-            x = _load(x_ptr, start, live, at, end, step, ACC)
+            x = _load_centred(x_ptr, mean, start, live, at, end, step, MEAN,
+                              ACC)
             grad = _load(grad_ptr, start, live, at, end, step, ACC)
             passed, stopped = _passed(grad, x, scale, bias, tau, TLU)
             dx = passed * scale[:, None] - x * pull[:, None]

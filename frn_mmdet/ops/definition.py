@@ -8,7 +8,9 @@ def frn_definition(x: Tensor,
                    weight: Tensor,
                    bias: Tensor,
                    tau: Tensor | None = None,
-                   eps: float | Tensor = 1e-6) -> Tensor:
+                   eps: float | Tensor = 1e-6,
+                   mean: Tensor | None = None,
+                   share: float = 1.) -> Tensor:
     """Equations (1) to (3) of Singh and Krishnan, section 3.
 
     Differentiable to any order by PyTorch itself, which makes it the path
@@ -18,9 +20,11 @@ def frn_definition(x: Tensor,
     dtype = compute_dtype(x)
     dims = spatial_dims(x)
     x_wide = x.to(dtype)
+    if mean is not None:
+        x_wide = x_wide - per_channel(mean, x)
     # Cast, then square: a half-precision square overflows from |x| = 256.
     nu2 = x_wide.square().mean(dims, keepdim=True)
-    x_hat = x_wide * (nu2 + per_channel(eps, x)).rsqrt()
+    x_hat = x_wide * (nu2 * share + per_channel(eps, x)).rsqrt()
     y = x_hat * per_channel(weight, x) + per_channel(bias, x)
     if tau is not None:
         y = threshold(y, per_channel(tau, x))

@@ -14,7 +14,9 @@ def frn(x: Tensor,
         weight: Tensor,
         bias: Tensor,
         tau: Tensor | None = None,
-        eps: float | Tensor = 1e-6) -> Tensor:
+        eps: float | Tensor = 1e-6,
+        mean: Tensor | None = None,
+        share: float = 1.) -> Tensor:
     r"""Filter Response Normalization, with the TLU if ``tau`` is given.
 
     Singh and Krishnan, *Filter Response Normalization Layer* (CVPR 2020),
@@ -23,6 +25,10 @@ def frn(x: Tensor,
         nu2 = mean(x ** 2)
         y = weight * x / sqrt(nu2 + eps) + bias
         z = max(y, tau)
+
+    With ``mean`` and ``share`` it is FRN that starts from other statistics
+    (:class:`frn_mmdet.FRN`): ``x - mean`` stands for ``x`` in all of it, and
+    ``share * nu2`` for ``nu2``.
 
     Statistics and arithmetic are float32 for half types. The backward is
     exact (section 3.2; a tie of y and tau goes to y) and keeps the input and
@@ -37,30 +43,36 @@ def frn(x: Tensor,
             activation.
         eps (float or Tensor): Added to the mean square. A tensor has shape
             (1,) or (C,) and may be learnt. Defaults to 1e-6.
+        mean (Tensor, optional): Subtracted first, shape (C,). Given, not
+            learnt. None: nothing is subtracted, as in the paper.
+        share (float): Of the mean square in what divides, 0 or more.
+            Defaults to 1, the paper's.
 
     Returns:
         Tensor: Shape and dtype of ``x``.
 
     Raises:
-        ValueError: If ``x`` or a parameter has another shape.
+        ValueError: If ``x`` or a parameter has another shape, or ``mean``
+            requires a gradient.
     """
-    _check_shapes(x, weight, bias, tau, eps)
+    _check(x, weight, bias, tau, eps, mean)
     if is_native(x):
         if isinstance(eps, Tensor):
-            return KERNEL(x, weight, bias, tau, eps, 0.)[0]
-        return KERNEL(x, weight, bias, tau, None, eps)[0]
+            return KERNEL(x, weight, bias, tau, eps, 0., mean, share)[0]
+        return KERNEL(x, weight, bias, tau, None, eps, mean, share)[0]
     if exported():
-        return frn_definition(x, weight, bias, tau, eps)
-    return PlainFRN.apply(x, weight, bias, tau, eps)
+        return frn_definition(x, weight, bias, tau, eps, mean, share)
+    return PlainFRN.apply(x, weight, bias, tau, eps, mean, share)
 
 
-def _check_shapes(x, weight, bias, tau, eps) -> None:
+def _check(x, weight, bias, tau, eps, mean) -> None:
     if not 3 <= x.dim() <= 5:
         raise ValueError(
             'FRN takes (N, C, *spatial) with 1 to 3 spatial dimensions, got '
             f'shape {tuple(x.shape)}')
     channels = x.shape[1]
-    for name, value in (('weight', weight), ('bias', bias), ('tau', tau)):
+    for name, value in (('weight', weight), ('bias', bias), ('tau', tau),
+                        ('mean', mean)):
         if value is not None and value.shape != (channels, ):
             raise ValueError(
                 f'FRN {name} has shape {tuple(value.shape)}, but the input '
@@ -69,3 +81,6 @@ def _check_shapes(x, weight, bias, tau, eps) -> None:
         raise ValueError(
             f'FRN eps has shape {tuple(eps.shape)}, expected a float, (1,) '
             f'or ({channels},)')
+    if mean is not None and mean.requires_grad:
+        raise ValueError('FRN mean is given, not learnt: it must not require '
+                         'a gradient')

@@ -19,14 +19,16 @@ TLU = 'frn_mmdet::tlu'
 TLU_BACKWARD = 'frn_mmdet::tlu_backward'
 
 # eps is eps_tensor if there is one. Returns y and, for backward, one number
-# per row: 1 / sqrt(nu2 + eps), shape (N, C).
+# per row: 1 / sqrt(share * nu2 + eps), shape (N, C).
 torch.library.define(
     FRN, '(Tensor x, Tensor weight, Tensor bias, Tensor? tau, '
-    'Tensor? eps_tensor, float eps) -> (Tensor, Tensor)')
+    'Tensor? eps_tensor, float eps, Tensor? mean=None, float share=1.) -> '
+    '(Tensor, Tensor)')
 # Gradients of x and, per channel, of weight, bias, tau and eps.
 torch.library.define(
     BACKWARD, '(Tensor grad, Tensor x, Tensor inv, Tensor weight, '
-    'Tensor bias, Tensor? tau, Tensor? eps_tensor, float eps) -> '
+    'Tensor bias, Tensor? tau, Tensor? eps_tensor, float eps, '
+    'Tensor? mean=None, float share=1.) -> '
     '(Tensor, Tensor, Tensor, Tensor, Tensor)')
 
 # TLU alone, tau of shape (C,) and the dtype of x. Returns z and, for
@@ -53,13 +55,13 @@ def format_of(dim: int, last: bool) -> torch.memory_format:
 
 
 @torch.library.register_fake(FRN)
-def _(x, weight, bias, tau, eps_tensor, eps):
+def _(x, weight, bias, tau, eps_tensor, eps, mean=None, share=1.):
     y = torch.empty_like(x, memory_format=memory_format(x))
     return y, x.new_empty(x.shape[:2], dtype=compute_dtype(x))
 
 
 @torch.library.register_fake(BACKWARD)
-def _(grad, x, inv, weight, bias, tau, eps_tensor, eps):
+def _(grad, x, inv, weight, bias, tau, eps_tensor, eps, mean=None, share=1.):
     dx = torch.empty_like(x, memory_format=memory_format(x))
     return dx, *(inv.new_empty(x.shape[1]) for _ in range(4))
 
@@ -90,17 +92,17 @@ def _(grad, bits, last):
 
 
 def _keep(ctx, inputs, output):
-    x, weight, bias, tau, eps_tensor, ctx.eps = inputs
+    x, weight, bias, tau, eps_tensor, ctx.eps, mean, ctx.share = inputs
     inv = output[1]
-    ctx.save_for_backward(x, inv, weight, bias, tau, eps_tensor)
+    ctx.save_for_backward(x, inv, weight, bias, tau, eps_tensor, mean)
     ctx.mark_non_differentiable(inv)
 
 
 def _backward(ctx, grad, _):
-    saved = ctx.saved_tensors
+    *saved, mean = ctx.saved_tensors
     _, _, weight, bias, tau, eps_tensor = saved
     dx, dweight, dbias, dtau, deps = torch.ops.frn_mmdet.frn_backward(
-        grad, *saved, ctx.eps)
+        grad, *saved, ctx.eps, mean, ctx.share)
     if eps_tensor is None:
         deps = None
     elif eps_tensor.numel() == 1:
@@ -109,25 +111,27 @@ def _backward(ctx, grad, _):
     return dx, *(
         None if like is None else value.to(like.dtype)
         for value, like in zip(
-            (dweight, dbias, dtau, deps), likes, strict=True)), None
+            (dweight, dbias, dtau, deps), likes, strict=True)), *[None] * 3
 
 
 torch.library.register_autograd(FRN, _backward, setup_context=_keep)
 
 
 def _keep_for_second(ctx, inputs, output):
-    grad, x, _, weight, bias, tau, eps_tensor, ctx.eps = inputs
-    ctx.save_for_backward(grad, x, weight, bias, tau, eps_tensor)
+    (grad, x, _, weight, bias, tau, eps_tensor, ctx.eps, mean,
+     ctx.share) = inputs
+    ctx.save_for_backward(grad, x, weight, bias, tau, eps_tensor, mean)
 
 
 def _second_backward(ctx, *upstream):
     """Differentiate the definition twice, to any order."""
     with torch.enable_grad():
-        inputs = [_requires_grad(t) for t in ctx.saved_tensors]
+        *saved, mean = ctx.saved_tensors
+        inputs = [_requires_grad(t) for t in saved]
         grad, x, weight, bias, tau, eps_tensor = inputs
         # Per channel, as the operator's gradient of it is.
         eps = ctx.eps if eps_tensor is None else eps_tensor.expand(x.shape[1])
-        y = frn_definition(x, weight, bias, tau, eps)
+        y = frn_definition(x, weight, bias, tau, eps, mean, ctx.share)
         of = [(t, u) for t, u in zip(
             (x, weight, bias, tau, eps), upstream, strict=True)
             if isinstance(t, Tensor)]
@@ -139,7 +143,7 @@ def _second_backward(ctx, *upstream):
         create_graph=torch.is_grad_enabled(), allow_unused=True)
     second = iter(second)
     dgrad, dx, *rest = [None if t is None else next(second) for t in inputs]
-    return dgrad, dx, None, *rest, None
+    return dgrad, dx, None, *rest, *[None] * 3
 
 
 def _requires_grad(tensor):

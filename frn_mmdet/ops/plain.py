@@ -22,37 +22,39 @@ class PlainFRN(Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor,
-                tau: Tensor | None, eps: float | Tensor) -> Tensor:
+                tau: Tensor | None, eps: float | Tensor,
+                mean: Tensor | None, share: float) -> Tensor:
         """Args and result are those of :func:`frn_mmdet.frn`."""
-        x_wide = x.to(compute_dtype(x))
+        x_wide = _centred(x, mean)
         nu2 = x_wide.square().mean(spatial_dims(x), keepdim=True)
-        inv = (nu2 + per_channel(eps, x)).rsqrt()
+        inv = (nu2 * share + per_channel(eps, x)).rsqrt()
         y = _affine(x_wide, inv, weight, bias)
         if tau is not None:
             y = torch.maximum(y, per_channel(tau, x))
         eps_is_tensor = isinstance(eps, Tensor)
         ctx.eps = None if eps_is_tensor else eps
+        ctx.share = share
         ctx.save_for_backward(x, inv, weight, bias, tau,
-                              eps if eps_is_tensor else None)
+                              eps if eps_is_tensor else None, mean)
         return y.to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        """Gradients of x, weight, bias, tau and eps, in that order."""
-        x, inv, weight, bias, tau, eps = ctx.saved_tensors
+        """Gradients of x, weight, bias, tau and eps; None for the rest."""
+        x, inv, weight, bias, tau, eps, mean = ctx.saved_tensors
         eps = ctx.eps if eps is None else eps
         if torch.is_grad_enabled():  # somebody differentiates the backward
             return _differentiable_backward(ctx, grad, x, weight, bias, tau,
-                                            eps)
+                                            eps, mean, ctx.share)
         return _backward(ctx.needs_input_grad, grad, x, inv, weight, bias,
-                         tau, eps)
+                         tau, eps, mean, ctx.share)
 
 
-def _backward(needs_grad, grad, x, inv, weight, bias, tau, eps):
+def _backward(needs_grad, grad, x, inv, weight, bias, tau, eps, mean, share):
     """Section 3.2: dx = inv * (I - x_hat x_hat^T / N) dx_hat."""
     dims = spatial_dims(x)
     over_rows = (0, ) + dims
-    x_wide = x.to(compute_dtype(x))
+    x_wide = _centred(x, mean)
     dy = grad.to(compute_dtype(x))
     dx = dweight = dbias = dtau = deps = None
 
@@ -72,13 +74,18 @@ def _backward(needs_grad, grad, x, inv, weight, bias, tau, eps):
     if needs_grad[0]:
         size = x[0, 0].numel() if x.numel() else 1
         # Begun from x, so that it gets the memory format of x.
-        dx = x_wide * (inv.square() * row_dot / -size)
+        dx = x_wide * (inv.square() * row_dot / -size * share)
         dx = dx.addcmul_(dy, per_channel(weight, x) * inv).to(x.dtype)
     if needs_grad[4]:
         deps = -0.5 * (row_dot * inv.square()).sum(over_rows)
         deps = (deps.sum(0, keepdim=True) if eps.numel() == 1 else deps)
         deps = deps.view_as(eps).to(eps.dtype)
-    return dx, dweight, dbias, dtau, deps
+    return dx, dweight, dbias, dtau, deps, None, None
+
+
+def _centred(x: Tensor, mean: Tensor | None) -> Tensor:
+    x = x.to(compute_dtype(x))
+    return x if mean is None else x - per_channel(mean, x)
 
 
 def _differentiable_backward(ctx, grad, *inputs):

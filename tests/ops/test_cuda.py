@@ -69,8 +69,10 @@ WAYS = {
 
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('with_tau', [True, False])
-@pytest.mark.parametrize('eps', [1e-3, 1, 'C'])
-def test_every_way_is_the_definition(monkeypatch, way, with_tau, eps):
+@pytest.mark.parametrize('eps, share', [
+    (1e-3, None), (1, None), ('C', None), ('C', .3)])
+def test_every_way_is_the_definition(monkeypatch, way, with_tau, eps, share):
+    """With a share there is a mean, too."""
     shape, last, processors = WAYS[way]
     monkeypatch.setattr(cuda, '_processors', lambda device: processors)
     make = partial(torch.randn, dtype=F64, device=DEVICE)
@@ -83,18 +85,20 @@ def test_every_way_is_the_definition(monkeypatch, way, with_tau, eps):
     number = 1e-3 if eps == 1e-3 else 0.
     tensor = None if number else make(
         shape[1] if eps == 'C' else 1).abs() + .1
+    others = () if share is None else (make(shape[1]) * 3, share)
     launch = cuda._Launch(x, tau, tensor)
     assert launch.meta['WHOLE'] is way.startswith('whole')
     assert launch.meta['SPLIT'] is way.startswith('split')
     assert launch.meta['LAST'] is last
 
-    y, inv = cuda.forward(x, weight, bias, tau, tensor, number)
-    got = cuda.backward(grad, x, inv, weight, bias, tau, tensor, number)
+    y, inv = cuda.forward(x, weight, bias, tau, tensor, number, *others)
+    got = cuda.backward(grad, x, inv, weight, bias, tau, tensor, number,
+                        *others)
     per_channel = None if tensor is None else tensor.expand(shape[1]).clone()
     leaves = [None if v is None else v.clone().requires_grad_()
               for v in (x, weight, bias, tau, per_channel)]
     expected = frn_definition(
-        *leaves[:4], eps=number if tensor is None else leaves[4])
+        *leaves[:4], number if tensor is None else leaves[4], *others)
     torch.testing.assert_close(y, expected.detach())
     present = [v for v in leaves if v is not None]
     of = [g for g, v in zip(got, leaves, strict=True) if v is not None]
@@ -127,7 +131,8 @@ def compile(kernel, meta, maps, arch):
             if name == 'bits_ptr':
                 signature[name] = '*u8'
         else:
-            signature[name] = 'fp32' if name == 'eps' else 'i32'
+            signature[name] = (
+                'fp32' if name in ('eps', 'share') else 'i32')
         # As torch allocates, and as segments are cut.
         if name.endswith('_ptr') or name in ('segment', 'channels', 'length'):
             attrs[i, ] = [['tt.divisibility', 16]]
@@ -137,12 +142,16 @@ def compile(kernel, meta, maps, arch):
                           options=dict(num_warps=warps))
 
 
-for channels, positions, whole, split, last in [
-        (64, 64, True, False, False), (1, 32768, True, False, False),
-        (1, 4096, False, False, False), (1, 4096, False, True, False),
-        (64, 64, False, True, True)]:
+for channels, positions, whole, split, last, mean in [
+        (64, 64, True, False, False, False),
+        (1, 32768, True, False, False, False),
+        (1, 4096, False, False, False, False),
+        (1, 4096, False, True, False, False),
+        (64, 64, False, True, True, False),
+        (1, 32768, True, False, False, True),
+        (64, 64, False, True, True, True)]:
     meta = dict(R=channels, B=positions, WHOLE=whole, SPLIT=split, LAST=last,
-                VECTOR=8, TLU=True, EPS=0, ACC=tl.float32)
+                VECTOR=8, TLU=True, EPS=0, MEAN=mean, ACC=tl.float32)
     for maps in ('*bf16', '*fp32'):
         for kernel in (cuda._forward_sums, cuda._forward,
                        cuda._backward_sums, cuda._backward):

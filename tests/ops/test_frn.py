@@ -18,8 +18,14 @@ SHAPES = [(2, 3, 7), (2, 3, 7, 7), (1, 4, 13, 21), (2, 2, 3, 4, 5),
           (3, 5, 1, 1)]
 
 
-def paper(x, weight, bias, tau, eps, grad):
-    """Output and gradients, row by row, as section 3 writes them."""
+def paper(x, weight, bias, tau, eps, grad, mean=None, share=1.):
+    """Output and gradients, row by row, as section 3 writes them.
+
+    With a mean it is subtracted first, and the mean square counts for a
+    share.
+    """
+    if mean is not None:
+        x = x - mean.reshape(1, -1, *[1] * (x.ndim - 2))
     rows = x.reshape(*x.shape[:2], -1)
     grads = grad.reshape(rows.shape)
     out = np.empty_like(rows)
@@ -28,7 +34,7 @@ def paper(x, weight, bias, tau, eps, grad):
     for b in range(rows.shape[0]):
         for c in range(rows.shape[1]):
             row, n = rows[b, c], rows.shape[2]
-            root = np.sqrt((row**2).sum() / n + eps[c])
+            root = np.sqrt(share * (row**2).sum() / n + eps[c])
             x_hat = row / root
             y = weight[c] * x_hat + bias[c]
             out[b, c] = np.maximum(y, tau[c])
@@ -38,7 +44,8 @@ def paper(x, weight, bias, tau, eps, grad):
             dw[c] += dy @ x_hat
             db[c] += dy.sum()
             d_hat = weight[c] * dy
-            jacobian = (np.eye(n) - np.outer(x_hat, x_hat) / n) / root
+            jacobian = (
+                np.eye(n) - share * np.outer(x_hat, x_hat) / n) / root
             dx[b, c] = jacobian @ d_hat
             de[c] += d_hat @ row * -0.5 / root**3
     return out.reshape(x.shape), dx.reshape(x.shape), dw, db, dt, de
@@ -75,6 +82,71 @@ def test_output_and_all_gradients_equal_the_paper(kernel, shape):
                                    atol=1e-12)
 
 
+@pytest.mark.parametrize('shape, last', [
+    *((shape, False) for shape in SHAPES), ((2, 3, 7, 7), True),
+    ((1, 4, 13, 21), True)])
+@pytest.mark.parametrize('share', [1., .25, 0.])
+def test_with_a_mean_and_a_share(kernel, shape, share, last):
+    inputs = tensors(shape)
+    if last:
+        inputs[0] = inputs[0].detach().contiguous(
+            memory_format=torch.channels_last).requires_grad_()
+    mean = torch.randn(shape[1], dtype=F64) * 3
+    out = kernel(*inputs, mean=mean, share=share)
+    grad = torch.randn(shape, dtype=F64)
+    got = [out] + list(torch.autograd.grad(out, inputs, grad))
+    expected = paper(*arrays(inputs), grad.numpy(), mean.numpy(), share)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a.detach().numpy(), b, rtol=1e-9,
+                                   atol=1e-11)
+
+
+def test_a_mean_of_zero_changes_no_bit(kernel):
+    inputs = tensors((2, 3, 13, 21), torch.float32)
+    grad = torch.randn(2, 3, 13, 21)
+    runs = []
+    for mean in (None, torch.zeros(3)):
+        out = kernel(*inputs, mean=mean)
+        runs.append([out, *torch.autograd.grad(out, inputs, grad)])
+    for a, b in zip(*runs, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_far_from_zero_the_mean_is_exact(kernel):
+    """x - mean, not x * scale - mean * scale, which would cancel."""
+    x = torch.randn(2, 3, 16, 16) + 1e4
+    mean = torch.full((3, ), 1e4)
+    ones, zeros = torch.ones(3), torch.zeros(3)
+    expected = paper(*arrays([x, ones, zeros]), np.full(3, -np.inf),
+                     np.full(3, 1e-6), np.zeros(x.shape),
+                     mean.double().numpy())[0]
+    np.testing.assert_allclose(
+        kernel(x, ones, zeros, mean=mean).numpy(), expected, rtol=1e-5,
+        atol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_a_mean_in_half_precision(kernel, dtype):
+    """The difference is taken in float32, as the square is."""
+    x = (torch.randn(2, 3, 16, 16) * 50 + 300).to(dtype)
+    mean = torch.tensor([301.3, 290.1, 305.7])
+    weight, bias = torch.full((3, ), 2.), torch.full((3, ), .5)
+    out = kernel(x, weight, bias, mean=mean)
+    expected = torch.tensor(paper(
+        *arrays([x, weight, bias]), np.full(3, -np.inf), np.full(3, 1e-6),
+        np.zeros(x.shape), mean.double().numpy())[0])
+    error = (out.to(F64) - expected).abs().max()
+    rounding = (expected.to(dtype).to(F64) - expected).abs().max()
+    # Triton's interpreter rounds bfloat16 towards 0
+    assert error <= (4 if kernel is not frn else 2) * rounding
+
+
+def test_a_mean_is_not_learnt():
+    mean = torch.zeros(3, requires_grad=True)
+    with pytest.raises(ValueError, match='not learnt'):
+        frn(torch.randn(2, 3, 4, 4), torch.ones(3), torch.zeros(3), mean=mean)
+
+
 def test_without_threshold(kernel):
     x, weight, bias, _, _ = inputs = tensors((2, 3, 5, 6))
     out = kernel(x, weight, bias)
@@ -98,6 +170,22 @@ def test_gradcheck_twice(kernel, shape, with_tau):
         return
     assert torch.autograd.gradcheck(frn, inputs)
     assert torch.autograd.gradgradcheck(frn, inputs)
+
+
+@pytest.mark.parametrize('with_tau', [True, False])
+def test_gradcheck_twice_with_a_mean(kernel, with_tau):
+    x, weight, bias, tau, eps = tensors((2, 3, 4, 3))
+    inputs = (x, weight, bias, tau if with_tau else None, eps)
+    mean = torch.randn(3, dtype=F64)
+
+    def run(*args):
+        return kernel(*args, mean=mean, share=.3)
+
+    if kernel is not frn:
+        assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+        return
+    assert torch.autograd.gradcheck(run, inputs)
+    assert torch.autograd.gradgradcheck(run, inputs)
 
 
 def test_rms_norm_is_equation_1(kernel):
@@ -206,9 +294,11 @@ def test_strided_input_and_gradient(kernel):
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64,
                                    torch.bfloat16, torch.float16])
-def test_backward_keeps_the_input_and_one_number_per_row(kernel, dtype):
+@pytest.mark.parametrize('mean', [None, torch.ones(8)])
+def test_backward_keeps_the_input_and_one_number_per_row(kernel, dtype, mean):
     x = torch.randn(2, 8, 40, 40, dtype=dtype, requires_grad=True)
     params = [torch.ones(8, requires_grad=True) for _ in range(3)]
+    mean = None if mean is None else mean.to(x.device)
     kept = {}
 
     def pack(tensor):
@@ -216,7 +306,9 @@ def test_backward_keeps_the_input_and_one_number_per_row(kernel, dtype):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        kernel(x, *params)
+        kernel(x, *params, mean=mean)
+    if mean is not None:  # the caller's, which keeps it anyway
+        kept.pop(mean.data_ptr(), None)
     assert sum(kept.values()) <= 1.02 * x.nbytes
     assert kept.pop(x.data_ptr()) == x.nbytes
     number = 8 if dtype is F64 else 4
@@ -258,9 +350,9 @@ def test_other_ranks_are_refused(shape):
     assert str(tuple(shape)) in str(e.value)
 
 
-@pytest.mark.parametrize('name', ['weight', 'bias', 'tau'])
+@pytest.mark.parametrize('name', ['weight', 'bias', 'tau', 'mean'])
 def test_other_channels_are_refused(name):
-    params = {key: torch.ones(8) for key in ('weight', 'bias', 'tau')}
+    params = {key: torch.ones(8) for key in ('weight', 'bias', 'tau', 'mean')}
     params[name] = torch.ones(4)
     with pytest.raises(ValueError, match=f'{name} has shape .4,.*8 channels'):
         frn(torch.randn(2, 8, 3, 3), **params)
