@@ -1,6 +1,8 @@
 """Filter Response Normalization as a layer."""
 
+import math
 
+import numpy as np
 import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from .mmcv_eps import eps_was_given
 
 EPS = 1e-6  # section 3.1
 EPS_L = 1e-4  # section 3.1, initial value of the learnable part
+REFERENCE = ('ref_mean', 'ref_var', 'ref_eps')
 
 
 @ROOT_MODELS.register_module()  # FRN, once the plugin is imported
@@ -28,6 +31,18 @@ class FRN(nn.GroupNorm):
     Indeed it is GroupNorm of one channel a group, with the uncentred second
     moment in place of the variance.
 
+    With ``ref_eps`` the layer is FRN of a map that is first standardized by
+    two fixed numbers a channel, the reference statistics::
+
+        x_ref = (x - ref_mean) / sqrt(ref_var)
+        y = weight * sqrt(1 + ref_eps) * x_ref
+            / sqrt(mean(x_ref ** 2) + ref_eps + eps) + bias
+
+    Taken from a BatchNorm, they let a network that was trained with it go on
+    with FRN: for a large ``ref_eps`` this is BN in test mode, for 0 it is
+    FRN of the standardized map, and in between FRN with a larger eps. It
+    looks at one channel of one image in any case.
+
     Args:
         num_features (int): Channels C.
         eps (float): Added to the mean square. Defaults to 1e-6.
@@ -39,6 +54,11 @@ class FRN(nn.GroupNorm):
             to False: most mmcv modules place an activation themselves, and a
             ReLU behind a TLU stops the threshold from learning. The switch
             (``model.norm_cfg``) sets it where an activation follows.
+        ref_eps (float, optional): 0 or more: have reference statistics,
+            the buffers ``ref_mean`` (initially 0) and ``ref_var`` (1, the
+            eps of a BatchNorm included). Saved with them, and what a state
+            dict says wins: one without them brings plain FRN. Defaults to
+            None, the paper's layer.
 
     Shape:
         (N, C, \\*spatial), 1 to 3 spatial dimensions, N may be 0.
@@ -54,7 +74,8 @@ class FRN(nn.GroupNorm):
                  num_features: int,
                  eps: float = EPS,
                  learnable_eps: bool = False,
-                 tlu: bool = False) -> None:
+                 tlu: bool = False,
+                 ref_eps: float | None = None) -> None:
         if not eps_was_given(self):
             eps = EPS
         super().__init__(num_features, num_features, eps=eps)
@@ -63,6 +84,11 @@ class FRN(nn.GroupNorm):
             'eps_l',
             nn.Parameter(torch.full((1, ), EPS_L)) if learnable_eps else None)
         self.register_parameter('tau', None)
+        for name in REFERENCE:
+            self.register_buffer(name, None)
+        self.share = 1.
+        if ref_eps is not None:
+            self.add_reference(ref_eps)
         if tlu:
             self.add_tlu()
 
@@ -72,6 +98,32 @@ class FRN(nn.GroupNorm):
             torch.zeros_like(self.weight),
             requires_grad=self.weight.requires_grad)
 
+    def add_reference(self, ref_eps: float) -> None:
+        """Give the layer reference statistics, of mean 0 and variance 1.
+
+        Raises:
+            ValueError: If ``ref_eps`` is not 0 or more.
+        """
+        if not ref_eps >= 0:
+            raise ValueError(f'FRN ref_eps must be 0 or more, got {ref_eps}')
+        like = self.weight.detach()
+        self.ref_mean = torch.zeros_like(like)
+        self.ref_var = torch.ones_like(like)
+        self.ref_eps = like.new_tensor(float(ref_eps))
+        self._set_share(ref_eps)
+
+    def _set_share(self, ref_eps: float) -> None:
+        """Keep what the kernel multiplies ``mean(x ** 2)`` with.
+
+        A number, since to read the buffer would wait for the GPU; of the
+        same precision, so that a loaded layer equals the one saved.
+        """
+        self.share = 1 / (1 + float(np.float32(ref_eps)))
+
+    @property
+    def _ref_eps(self) -> float:
+        return 1 / self.share - 1 if self.share else math.inf
+
     def reset_parameters(self) -> None:
         """Set the initial values (also after building on ``meta``)."""
         super().reset_parameters()
@@ -80,15 +132,44 @@ class FRN(nn.GroupNorm):
             nn.init.constant_(self.eps_l, EPS_L)
         if self._parameters.get('tau') is not None:
             nn.init.zeros_(self.tau)
+        if self._buffers.get('ref_mean') is not None:
+            self.ref_mean.zero_()
+            self.ref_var.fill_(1.)
+            self.ref_eps.fill_(self._ref_eps)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args,
+                              **kwargs) -> None:
+        """Have reference statistics or not, as the state dict has.
+
+        They stay in place, as those of plain FRN, where it has none: others
+        may hold a list of the buffers (mmengine's EMA does).
+        """
+        if f'{prefix}ref_mean' in state_dict:
+            if self.ref_mean is None:
+                self.add_reference(0.)
+        elif self.ref_mean is not None and f'{prefix}weight' in state_dict:
+            state_dict.update({
+                f'{prefix}ref_mean': torch.zeros_like(self.ref_mean),
+                f'{prefix}ref_var': torch.ones_like(self.ref_var),
+                f'{prefix}ref_eps': torch.zeros_like(self.ref_eps)})
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if self.ref_eps is not None and not self.ref_eps.is_meta:
+            self._set_share(float(self.ref_eps))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, and threshold if the layer has a TLU."""
-        return frn(x, self.weight, self.bias, self.tau, self._eps())
+        return frn(x, self.weight, self.bias, self.tau, self._eps(),
+                   self.ref_mean, self.share)
 
     def _eps(self) -> float | Tensor:
-        if self.eps_l is None:
-            return self.eps
-        return self.eps + self.eps_l.abs()
+        eps = self.eps
+        if self.eps_l is not None:
+            eps = eps + self.eps_l.abs()
+        if self.ref_var is None:
+            return eps
+        # The docstring's equation times sqrt(ref_var / (1 + ref_eps)), above
+        # and below, so that weight stays BN's and the kernel needs no more.
+        return self.ref_var * (1 - self.share + self.share * eps)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""
@@ -97,4 +178,6 @@ class FRN(nn.GroupNorm):
             text += ', learnable_eps=True'
         if self.tau is not None:
             text += ', tlu=True'
+        if self.ref_mean is not None:
+            text += f', ref_eps={self._ref_eps:g}'
         return text

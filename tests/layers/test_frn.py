@@ -184,3 +184,175 @@ def test_layer_is_the_function():
     x = torch.randn(2, 3, 4, 4)
     expected = frn(x, layer.weight, layer.bias, layer.tau, .1)
     assert torch.equal(layer(x), expected)
+
+
+def batch_norm(channels, seed=0):
+    """A BN in test mode, of random statistics and parameters."""
+    generator = torch.Generator().manual_seed(seed)
+    bn = nn.BatchNorm2d(channels).eval()
+    with torch.no_grad():
+        for value in (bn.weight, bn.bias, bn.running_mean):
+            value.normal_(generator=generator)
+        bn.running_var.uniform_(.2, 3, generator=generator)
+    return bn
+
+
+def from_batch_norm(bn, ref_eps, **kwargs):
+    """An FRN that starts from it, filled by hand."""
+    layer = FRN(bn.num_features, ref_eps=ref_eps, **kwargs)
+    with torch.no_grad():
+        layer.weight.copy_(bn.weight)
+        layer.bias.copy_(bn.bias)
+        layer.ref_mean.copy_(bn.running_mean)
+        layer.ref_var.copy_(bn.running_var + bn.eps)
+    return layer
+
+
+def reference_formula(x, layer, ref_eps):
+    """The equation of the docstring, in float64."""
+    def column(value):
+        return value.detach().double().view(1, -1, 1, 1)
+
+    x_ref = (x.double() - column(layer.ref_mean)) / column(layer.ref_var)**.5
+    nu2 = (x_ref**2).mean((2, 3), keepdim=True)
+    y = column(layer.weight) * (1 + ref_eps)**.5 * x_ref / (
+        nu2 + ref_eps + layer.eps)**.5 + column(layer.bias)
+    if layer.tau is not None:
+        y = torch.maximum(y, column(layer.tau))
+    return y
+
+
+@pytest.mark.parametrize('ref_eps', [0., .5, 10., 1e4])
+@pytest.mark.parametrize('tlu', [True, False])
+def test_reference_statistics_are_the_equation(ref_eps, tlu):
+    layer = from_batch_norm(batch_norm(5), ref_eps, tlu=tlu)
+    x = torch.randn(3, 5, 9, 7) * 2 + 1
+    torch.testing.assert_close(
+        layer(x).double(), reference_formula(x, layer, ref_eps), rtol=1e-5,
+        atol=1e-5)
+
+
+@pytest.mark.parametrize('ref_eps, error', [(1e6, 1e-4), (1e3, 1e-1)])
+def test_a_large_ref_eps_is_a_frozen_batch_norm(ref_eps, error):
+    """Also in how weight and bias learn."""
+    bn = batch_norm(6)
+    layer = from_batch_norm(bn, ref_eps)
+    x = torch.randn(2, 6, 12, 12) * 2
+    grad = torch.randn_like(x)
+    runs = []
+    for norm in (bn, layer):
+        own = x.clone().requires_grad_()
+        out = norm(own)
+        out.backward(grad)
+        runs.append((out, own.grad, norm.weight.grad, norm.bias.grad))
+    for a, b in zip(*runs, strict=True):
+        assert ((a - b).norm() / a.norm()).item() < error
+
+
+def test_a_ref_eps_of_0_is_frn_of_the_standardized_map():
+    bn = batch_norm(4)
+    layer = from_batch_norm(bn, 0., learnable_eps=True, tlu=True)
+    x = torch.randn(2, 4, 6, 6)
+    standard = (x - bn.running_mean.view(1, -1, 1, 1)) / (
+        bn.running_var + bn.eps).view(1, -1, 1, 1)**.5
+    expected = frn(standard, layer.weight, layer.bias, layer.tau,
+                   1e-6 + layer.eps_l.abs())
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_gradients_with_reference_statistics():
+    layer = from_batch_norm(batch_norm(3), 2., learnable_eps=True,
+                            tlu=True).double()
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    names = [name for name, _ in layer.named_parameters()]
+
+    def run(x, *parameters):
+        return torch.func.functional_call(
+            layer, dict(zip(names, parameters, strict=True)), x)
+
+    inputs = (x, *(p.detach().requires_grad_() for p in layer.parameters()))
+    assert torch.autograd.gradcheck(run, inputs)
+    assert torch.autograd.gradgradcheck(run, inputs)
+
+
+@pytest.mark.parametrize('ref_eps', [0., 10.])
+def test_dead_channels_are_finite(ref_eps):
+    """A channel that was 0 everywhere has variance 0, and so has x here."""
+    bn = batch_norm(2)
+    bn.running_mean.zero_()
+    bn.running_var.zero_()
+    layer = from_batch_norm(bn, ref_eps, tlu=True)
+    x = torch.zeros(2, 2, 5, 5, requires_grad=True)
+    out = layer(x)
+    out.sum().backward()
+    assert out.isfinite().all()
+    assert x.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
+
+
+def test_without_reference_statistics_there_is_no_trace_of_them():
+    assert list(FRN(8, tlu=True).state_dict()) == ['weight', 'bias', 'tau']
+    assert list(FRN(8).buffers()) == []
+    assert list(FRN(8, ref_eps=1).state_dict()) == [
+        'weight', 'bias', 'ref_mean', 'ref_var', 'ref_eps']
+
+
+def test_a_state_dict_says_itself_whether_it_has_them():
+    plain, x = FRN(3, tlu=True), torch.randn(2, 3, 4, 4)
+    nn.init.normal_(plain.weight)
+    started = from_batch_norm(batch_norm(3), .3, tlu=True)
+    for source, other in ((started, FRN(3, tlu=True)),
+                          (started, FRN(3, tlu=True, ref_eps=50)),
+                          (plain, FRN(3, tlu=True, ref_eps=50))):
+        other.load_state_dict(source.state_dict())
+        assert torch.equal(other(x), source(x))
+        again = FRN(3, tlu=True)
+        again.load_state_dict(other.state_dict())
+        assert torch.equal(again(x), source(x))
+
+
+def test_buffers_stay_where_they_were():
+    """mmengine's EMA pairs the buffers of two models by their order."""
+    layer = FRN(3, ref_eps=50)
+    layer.load_state_dict(FRN(3).state_dict())
+    assert [name for name, _ in layer.named_buffers()] == [
+        'ref_mean', 'ref_var', 'ref_eps']
+
+
+@pytest.mark.parametrize('change', [
+    copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer)),
+    torch.compile])
+def test_copies_keep_the_reference(change):
+    layer = from_batch_norm(batch_norm(3), 7., tlu=True)
+    x = torch.randn(2, 3, 4, 4)
+    other = change(layer) if change is not torch.compile else torch.compile(
+        layer, fullgraph=True, backend='aot_eager')
+    torch.testing.assert_close(other(x), layer(x))
+
+
+def test_reference_materialised_from_meta():
+    with torch.device('meta'):
+        layer = FRN(3, ref_eps=7.)
+    layer.to_empty(device='cpu').reset_parameters()
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(layer(x), FRN(3, ref_eps=7.)(x))
+
+
+def test_exported_with_reference():
+    layer = from_batch_norm(batch_norm(3), 7., tlu=True).eval()
+    x = torch.randn(2, 3, 8, 8)
+    program = torch.export.export(layer, (x, ))
+    torch.testing.assert_close(program.module()(x), layer(x))
+    assert 'frn_mmdet' not in str(program.graph)
+
+
+@pytest.mark.parametrize('ref_eps', [-1, float('nan')])
+def test_another_ref_eps_is_refused(ref_eps):
+    with pytest.raises(ValueError, match='ref_eps must be 0 or more'):
+        FRN(3, ref_eps=ref_eps)
+
+
+def test_reference_in_mmcv_and_in_print():
+    _, layer = build_norm_layer(dict(type='FRN', ref_eps=10), 8)
+    assert repr(layer) == 'FRN(8, eps=1e-06, ref_eps=10)'
+    assert 'ref_eps=inf' in repr(FRN(8, ref_eps=float('inf')))
