@@ -7,8 +7,8 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from ..errors import ConfigError
-from ..switch.checkpoint import check_state_dict
-from ..switch.config import set_norms
+from ..switch.checkpoint import prepare_state_dict, watch
+from ..switch.config import bn_eps, set_norms
 from ..switch.mend import mend
 from ..switch.norms import parse_norm_cfg
 from ..switch.place import place_tlu
@@ -27,8 +27,11 @@ class NormSwitch:
     Args:
         norm_cfg (str or dict, optional): The name of a norm, or a dict with
             ``type`` (the name), the layer's own arguments, ``tlu`` (whether
-            activations that follow a norm become TLU) and ``parts`` (which
-            of backbone, neck, head). None: the detector is exactly mmdet's.
+            activations that follow a norm become TLU), ``parts`` (which
+            of backbone, neck, head) and ``from_bn`` (how FRN starts from
+            weights that were trained with BN: a number from 0 up, or False
+            for no pretrained weights). None: the detector is exactly
+            mmdet's.
         **kwargs: mmdet's arguments of the detector. They are not changed.
 
     Raises:
@@ -46,6 +49,7 @@ class NormSwitch:
             return
         plan = parse_norm_cfg(norm_cfg)
         kwargs = copy.deepcopy(kwargs)
+        self._bn_eps = bn_eps(kwargs, plan)
         set_norms(kwargs, plan)
         mended = mend(kwargs, plan)
         try:
@@ -57,6 +61,7 @@ class NormSwitch:
                 f'model.norm_cfg.num_groups: {error}; choose one that divides '
                 'the channels of every layer') from error
         place_tlu(self, plan)
+        watch(self, plan, self._bn_eps)
         self._norm_plan = plan
         print_log(describe_switch(self, plan, mended), logger='current')
 
@@ -82,5 +87,6 @@ class NormSwitch:
                               **kwargs) -> None:
         # Here, since mmengine does not call load_state_dict().
         if self._norm_plan is not None:
-            check_state_dict(self, state_dict, prefix, self._norm_plan)
+            prepare_state_dict(self, state_dict, prefix, '', self._norm_plan,
+                               self._bn_eps)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -1,46 +1,116 @@
-"""Refuse weights that were trained with another norm."""
+"""What happens to weights on their way into a switched detector."""
 
+from functools import partial
 
 from mmcv.cnn.bricks.norm import infer_abbr
+from mmengine.logging import print_log
 from torch import nn
 
 from ..errors import ConfigError
-from .norms import NORMS, NormPlan
+from ..layers import FRN
+from .from_bn import Place, convert, places_of
+from .mend import pretrained_in
+from .norms import NORMS, NormPlan, part_of
 from .sites import find_slots
 
 
-def check_state_dict(model: nn.Module, state_dict: dict, prefix: str,
-                     plan: NormPlan) -> None:
-    """Compare the norms of a state dict with those of a switched model.
+def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float]) -> None:
+    """Let each module that weights may be loaded into see to them first.
+
+    The detector itself sees by its own method; this is for its parts, into
+    which ``init_cfg`` loads, and for whatever else has a checkpoint there.
+    FRN in a module with a checkpoint gets its reference statistics at once:
+    who copies or wraps the model before its weights are loaded (mmengine's
+    EMA, DistributedDataParallel) shall find them.
+
+    Args:
+        model (nn.Module): A detector, its norms switched.
+        plan (NormPlan): What ``model.norm_cfg`` asks for.
+        bn_eps (dict[str, float]): See :func:`~.from_bn.convert`.
+    """
+    for path, module in model.named_modules():
+        if not path or part_of(path) not in plan.parts:
+            continue
+        checkpoint = pretrained_in(getattr(module, 'init_cfg', None))
+        if checkpoint is not None and plan.converts:
+            for slot in find_slots(module):
+                if type(slot.norm) is FRN:
+                    slot.norm.add_reference(plan.from_bn)
+        if checkpoint is not None or '.' not in path:
+            module.register_load_state_dict_pre_hook(
+                partial(_see_to, at=path, plan=plan, bn_eps=bn_eps))
+
+
+def _see_to(module: nn.Module, state_dict: dict, prefix: str, *args, at: str,
+            plan: NormPlan, bn_eps: dict[str, float]) -> None:
+    if not prefix:  # else the detector has seen to it as a whole
+        prepare_state_dict(module, state_dict, prefix, at, plan, bn_eps)
+
+
+def prepare_state_dict(module: nn.Module, state_dict: dict, prefix: str,
+                       at: str, plan: NormPlan,
+                       bn_eps: dict[str, float]) -> None:
+    """Convert, in place, what the plan can start from; refuse what it cannot.
 
     mmengine only warns of keys that do not match, and the model would run
     on with norms that were never trained.
 
     Args:
-        model (nn.Module): A detector, its norms switched.
+        module (nn.Module): A detector, its norms switched, or a part of it.
         state_dict (dict): What is being loaded into it. A part that is not
             in it (a backbone alone, say) is not looked at.
-        prefix (str): Of the model's keys in ``state_dict``.
+        prefix (str): Of the module's keys in ``state_dict``.
+        at (str): Path of the module in the detector, '' for itself.
         plan (NormPlan): What ``model.norm_cfg`` asks for.
+        bn_eps (dict[str, float]): See :func:`~.from_bn.convert`.
 
     Raises:
-        ConfigError: If the state dict has another norm, none, or thresholds
-            that the model has not.
+        ConfigError: If the state dict has another norm, none, part of the
+            norms, or thresholds that the model has not.
     """
-    for slot in find_slots(model):
-        if type(slot.norm) is not plan.norm.layer or slot.norm.weight is None:
+    if plan.converts:
+        said = convert(module, state_dict, prefix, at, plan, bn_eps)
+        if said:
+            source = pretrained_in(getattr(module, 'init_cfg', None))
+            print_log(
+                f'{source or "the checkpoint"} was trained with BN and is '
+                f'converted. {". ".join(said)}', 'current')
+            return
+    _check_norms(module, state_dict, prefix, at, plan)
+    _check_thresholds(module, state_dict, prefix)
+
+
+def _check_norms(module: nn.Module, state_dict: dict, prefix: str, at: str,
+                 plan: NormPlan) -> None:
+    for place in places_of(module, state_dict, prefix, at, plan):
+        bn_there = place.bn is not None and not plan.norm.batch
+        if f'{place.own}weight' in state_dict and not bn_there:
             continue
-        parent, _, name = f'{prefix}{slot.path}'.rpartition('.')
-        if f'{parent}.{name}.weight' in state_dict or not any(
-                key.startswith(f'{parent}.') for key in state_dict):
+        beside, _, name = place.own[:-1].rpartition('.')
+        if beside and not any(
+                key.startswith(f'{beside}.') for key in state_dict):
             continue
-        other = _other_norm(state_dict, parent, name, plan)
+        if not beside and not place.expected:
+            continue
+        other = 'BN' if bn_there else _other_norm(
+            state_dict, f'{beside}.' if beside else '', name, plan)
         found = f'has {other} there' if other else 'has no norm there'
         raise ConfigError(
-            f'the model has {plan.name} at {slot.path} but the checkpoint '
-            f'{found}; set model.norm_cfg to the norm it was trained with, '
-            f'or give a checkpoint trained with {plan.name}')
-    own = {f'{prefix}{key}' for key in model.state_dict()}
+            f'the model has {plan.name} at {place.path} but the checkpoint '
+            f'{found}; {_way_out(other, place, plan)}')
+
+
+def _way_out(other: str | None, place: Place, plan: NormPlan) -> str:
+    text = ('set model.norm_cfg to the norm it was trained with, or give a '
+            f'checkpoint trained with {plan.name}')
+    if other == 'BN' and plan.norm.from_bn is not None:
+        text += ', or from_bn a number, to start from BN'
+    return text
+
+
+def _check_thresholds(module: nn.Module, state_dict: dict,
+                      prefix: str) -> None:
+    own = {f'{prefix}{key}' for key in module.state_dict()}
     for key in state_dict:
         if key.endswith('.tau') and key.startswith(prefix) and key not in own:
             raise ConfigError(
@@ -49,15 +119,15 @@ def check_state_dict(model: nn.Module, state_dict: dict, prefix: str,
                 'checkpoint trained with tlu=False')
 
 
-def _other_norm(state_dict: dict, parent: str, name: str,
+def _other_norm(state_dict: dict, beside: str, name: str,
                 plan: NormPlan) -> str | None:
-    """The norm that stands in the state dict where ``parent.name`` should.
+    """The norm that stands in the state dict where ``beside`` + name should.
 
     mmcv's names tell it: ``bn1`` where the model has ``frn1``.
     """
     postfix = name.removeprefix(infer_abbr(plan.norm.layer))
     for other, row in NORMS.items():
-        stem = f'{parent}.{infer_abbr(row.layer)}{postfix}.'
+        stem = f'{beside}{infer_abbr(row.layer)}{postfix}.'
         if any(key.startswith(stem) for key in state_dict):
             return other
     return None

@@ -23,10 +23,33 @@ def set_norms(model_cfg: dict, plan: NormPlan) -> None:
         model_cfg (dict): A detector's config.
         plan (NormPlan): What ``model.norm_cfg`` asks for.
     """
-    for _key, part in planned_parts(model_cfg, plan):
-        for cfg in _dicts(part):
+    for key, part in planned_parts(model_cfg, plan):
+        for _, cfg in _dicts(part, key):
             if 'norm_cfg' in cfg or takes(cfg.get('type'), 'norm_cfg'):
                 cfg['norm_cfg'] = dict(plan.norm_cfg)
+
+
+def bn_eps(model_cfg: dict, plan: NormPlan) -> dict[str, float]:
+    """The eps of the BatchNorms that mmdet itself would build.
+
+    Weights that were trained with BN hold its statistics, but not what is
+    added to their variance. So it is read before :func:`set_norms`.
+
+    Args:
+        model_cfg (dict): A detector's config, as it was given.
+        plan (NormPlan): What ``model.norm_cfg`` asks for.
+
+    Returns:
+        dict[str, float]: By path in the config, which is that of the module;
+        only where an eps is given.
+    """
+    found = {}
+    for key, part in planned_parts(model_cfg, plan):
+        for path, cfg in _dicts(part, key):
+            norm_cfg = cfg.get('norm_cfg', _default(cfg.get('type')))
+            if isinstance(norm_cfg, dict) and 'eps' in norm_cfg:
+                found[path] = norm_cfg['eps']
+    return found
 
 
 def planned_parts(model_cfg: dict,
@@ -43,16 +66,16 @@ def planned_parts(model_cfg: dict,
             yield key, cfg
 
 
-def _dicts(value: Any) -> Iterator[dict]:
-    """Every dict in ``value``, but for those inside a ``norm_cfg``."""
+def _dicts(value: Any, path: str) -> Iterator[tuple[str, dict]]:
+    """Every dict in ``value`` with its path, but none in a ``norm_cfg``."""
     if isinstance(value, dict):
-        yield value
+        yield path, value
         for key, child in value.items():
             if key not in NOT_PARTS | {'norm_cfg'}:
-                yield from _dicts(child)
+                yield from _dicts(child, f'{path}.{key}')
     elif isinstance(value, (list, tuple)):
-        for child in value:
-            yield from _dicts(child)
+        for i, child in enumerate(value):
+            yield from _dicts(child, f'{path}.{i}')
 
 
 def takes(type_: Any, argument: str) -> bool:
@@ -65,15 +88,25 @@ def takes(type_: Any, argument: str) -> bool:
     Returns:
         bool: False also for a name that is not in the registry.
     """
+    return _parameter(type_, argument) is not None
+
+
+def _default(type_: Any) -> Any:
+    """The ``norm_cfg`` that a class has if it is given none."""
+    parameter = _parameter(type_, 'norm_cfg')
+    return None if parameter is None else parameter.default
+
+
+def _parameter(type_: Any, argument: str) -> inspect.Parameter | None:
     cls = MODELS.get(type_) if isinstance(type_, str) else type_
     if not inspect.isclass(cls):
-        return False
+        return None
     for base in cls.__mro__:
         if '__init__' not in vars(base):
             continue
         params = inspect.signature(base.__init__).parameters
         if argument in params:
-            return True
+            return params[argument]
         if all(p.kind is not p.VAR_KEYWORD for p in params.values()):
-            return False
-    return False
+            return None
+    return None

@@ -3,6 +3,7 @@
 from typing import Any
 
 from mmdet.registry import MODELS
+from mmengine.model import PretrainedInit
 
 from .config import planned_parts, takes
 from .norms import NormPlan
@@ -35,19 +36,44 @@ def mend(model_cfg: dict, plan: NormPlan) -> list[str]:
 
 def _mend_checkpoint(key: str, part: dict, plan: NormPlan) -> list[str]:
     """Drop a zoo checkpoint of another norm, and what relies on it."""
-    said = []
-    checkpoint = _checkpoint(part)
-    if checkpoint is not None:
-        norm = _zoo_norm(checkpoint)
-        if norm is None:
-            return [f'{key}: {checkpoint} is your own and stays; it should '
-                    f'have been trained with {plan.name}']
-        if _fits(norm, plan):
-            return []
-        drop_checkpoint(part)
-        said.append(f'{key}: {checkpoint} was trained with {norm} and is '
-                    'dropped, training starts from scratch')
-    return said + unfreeze(key, part, plan)
+    checkpoint = pretrained(part)
+    if checkpoint is None:
+        return unfreeze(key, part, plan)
+    norm = _zoo_norm(checkpoint)
+    if plan.scratch:
+        why = 'is not loaded, since from_bn is False'
+    elif norm is None:
+        return [f'{key}: {checkpoint} is your own and stays; it should '
+                f'have been trained with {plan.name}{_or_bn(plan)}']
+    elif _fits(norm, plan):
+        return _converted(key, part, checkpoint, norm, plan)
+    else:
+        why = (f'was trained with {norm}, which {plan.name} cannot go on '
+               'from, and is dropped')
+    drop_checkpoint(part)
+    return [f'{key}: {checkpoint} {why}; training starts from scratch',
+            *unfreeze(key, part, plan)]
+
+
+def _converted(key: str, part: dict, checkpoint: str, norm: str,
+               plan: NormPlan) -> list[str]:
+    """What is said of a checkpoint that is kept."""
+    if norm != 'BN' or not plan.converts:
+        return []
+    stays = [f'{name}={part[name]}' for name in ('frozen_stages', )
+             if part.get(name, -1) >= 0]
+    return [f'{key}: {checkpoint} was trained with BN and is kept, '
+            f'{_start(plan)}' + ''.join(f'; {name} stays' for name in stays)]
+
+
+def _start(plan: NormPlan) -> str:
+    if plan.name == 'BRN':
+        return 'BRN is BN in test mode'
+    return f'FRN starts from its statistics (from_bn={plan.from_bn:g})'
+
+
+def _or_bn(plan: NormPlan) -> str:
+    return f', or with BN: {_start(plan)}' if plan.converts else ''
 
 
 def unfreeze(key: str, part: dict, plan: NormPlan) -> list[str]:
@@ -74,13 +100,16 @@ def unfreeze(key: str, part: dict, plan: NormPlan) -> list[str]:
     return said
 
 
-def _checkpoint(part: dict) -> str | None:
+def pretrained(part: dict) -> str | None:
     """Path of the checkpoint that a part's config loads, if any."""
-    if part.get('pretrained'):
-        return part['pretrained']
-    init_cfg: Any = part.get('init_cfg')
+    return part.get('pretrained') or pretrained_in(part.get('init_cfg'))
+
+
+def pretrained_in(init_cfg: Any) -> str | None:
+    """Path of the checkpoint that an ``init_cfg`` loads, if any."""
     for item in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
-        if isinstance(item, dict) and item.get('type') == 'Pretrained':
+        if isinstance(item, dict) and item.get('type') in (
+                'Pretrained', PretrainedInit):
             return item['checkpoint']
     return None
 
@@ -101,9 +130,11 @@ def unfit_checkpoint(part: dict, plan: NormPlan) -> str | None:
     Returns:
         str or None: Its path.
     """
-    checkpoint = _checkpoint(part)
+    checkpoint = pretrained(part)
     norm = None if checkpoint is None else _zoo_norm(checkpoint)
-    return None if norm is None or _fits(norm, plan) else checkpoint
+    if norm is None or plan.scratch or _fits(norm, plan):
+        return None
+    return checkpoint
 
 
 def _zoo_norm(checkpoint: str) -> str | None:
@@ -120,7 +151,7 @@ def _zoo_norm(checkpoint: str) -> str | None:
 def _fits(zoo_norm: str, plan: NormPlan) -> bool:
     if zoo_norm == 'GN':
         return plan.name == 'GN' and plan.norm_cfg['num_groups'] == 32
-    return plan.name in ('BN', 'SyncBN')
+    return plan.name in ('BN', 'SyncBN') or plan.converts
 
 
 def _mend_shared_head(model_cfg: dict, plan: NormPlan) -> list[str]:

@@ -1,6 +1,7 @@
 """The norms that ``model.norm_cfg`` may name, and what its value means."""
 
 import inspect
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,8 +16,12 @@ PARTS = ('backbone', 'neck', 'head')
 
 # What a layer takes that is not the config's to say: its channels, what the
 # switch decides at each site, and where the layer lives.
-NOT_ARGS = ('num_features', 'num_channels', 'tlu', 'process_group', 'device',
-            'dtype')
+NOT_ARGS = ('num_features', 'num_channels', 'tlu', 'ref_eps', 'process_group',
+            'device', 'dtype')
+
+# How FRN starts where there are weights that were trained with BN: see
+# docs/studies/pretrained.md for the choice.
+FROM_BN = 10.
 
 
 class Norm(NamedTuple):
@@ -30,6 +35,8 @@ class Norm(NamedTuple):
         tlu (bool): Whether a TLU follows unless the value says otherwise.
         batch (bool): Whether statistics are taken over the batch, so that
             running averages stand in for them at test.
+        from_bn (float or None): Default of the value's ``from_bn``; None: it
+            takes no number.
     """
 
     layer: type
@@ -37,11 +44,12 @@ class Norm(NamedTuple):
     defaults: dict = {}
     tlu: bool = False
     batch: bool = False
+    from_bn: float | None = None
 
 
 # A norm more is a row more.
 NORMS = {
-    'FRN': Norm(FRN, 'FRN', tlu=True),
+    'FRN': Norm(FRN, 'FRN', tlu=True, from_bn=FROM_BN),
     'BN': Norm(nn.BatchNorm2d, 'BN', batch=True),
     'SyncBN': Norm(SyncBatchNorm, 'SyncBN', batch=True),
     'GN': Norm(nn.GroupNorm, 'GN', dict(num_groups=32)),
@@ -67,17 +75,33 @@ class NormPlan:
         norm_cfg (dict): For mmcv's ``build_norm_layer``.
         tlu (bool): Whether activations that follow a norm become TLU.
         parts (tuple[str]): Which of :data:`PARTS` it holds for.
+        from_bn (float, False or None): How the norm starts from weights
+            that were trained with BN, see :attr:`converts`. False: no
+            checkpoint of the config is loaded. None: the norm has no way.
     """
 
     name: str
     norm_cfg: dict
     tlu: bool
     parts: tuple
+    from_bn: float | bool | None = None
 
     @property
     def norm(self) -> Norm:
         """The row of the table."""
         return NORMS[self.name]
+
+    @property
+    def converts(self) -> bool:
+        """Whether weights that were trained with BN are converted."""
+        if self.scratch:
+            return False
+        return self.name == 'BRN' or self.from_bn is not None
+
+    @property
+    def scratch(self) -> bool:
+        """Whether the value asks for no pretrained weights at all."""
+        return self.from_bn is False
 
     @property
     def synced(self) -> bool:
@@ -129,8 +153,9 @@ def parse_norm_cfg(value: str | dict) -> NormPlan:
 
     Args:
         value (str or dict): The name of a norm, or a dict with ``type`` (the
-            name), the layer's own arguments, ``tlu`` (bool) and ``parts``
-            (one or several of backbone, neck, head).
+            name), the layer's own arguments, ``tlu`` (bool), ``parts``
+            (one or several of backbone, neck, head) and ``from_bn`` (a
+            number from 0 up, or False).
 
     Returns:
         NormPlan: The value with every default filled in.
@@ -154,10 +179,11 @@ def parse_norm_cfg(value: str | dict) -> NormPlan:
     norm = NORMS[name]
     tlu = _check_bool('tlu', args.pop('tlu', norm.tlu))
     parts = _check_parts(args.pop('parts', PARTS))
+    from_bn = _check_from_bn(name, norm, args.pop('from_bn', norm.from_bn))
     _check_layer_args(name, norm.layer, args)
     _check_groups(args.get('num_groups', 1))
     norm_cfg = dict(type=norm.type, **{**norm.defaults, **args})
-    return NormPlan(name, norm_cfg, tlu, parts)
+    return NormPlan(name, norm_cfg, tlu, parts, from_bn)
 
 
 def _check_bool(key: str, value: Any) -> bool:
@@ -165,6 +191,22 @@ def _check_bool(key: str, value: Any) -> bool:
         raise ConfigError(
             f'model.norm_cfg.{key} must be True or False, got {value!r}')
     return value
+
+
+def _check_from_bn(name: str, norm: Norm, value: Any) -> float | bool | None:
+    if value is False or value is None is norm.from_bn:
+        return value
+    if norm.from_bn is None:
+        able = [n for n, row in NORMS.items() if row.from_bn is not None]
+        raise ConfigError(
+            f'model.norm_cfg.from_bn: {name} takes no {value!r}, only False '
+            f'(from scratch); a number is for {", ".join(able)}')
+    if isinstance(value, bool) or not isinstance(
+            value, (int, float)) or not 0 <= value < math.inf:
+        raise ConfigError(
+            'model.norm_cfg.from_bn must be a number from 0 up, or False for '
+            f'no pretrained weights, got {value!r}')
+    return float(value)
 
 
 def _check_groups(value: Any) -> None:
@@ -198,5 +240,5 @@ def _check_layer_args(name: str, layer: type, args: dict) -> None:
     if unknown:
         raise ConfigError(
             f'model.norm_cfg: {name} takes no {unknown[0]!r}; it takes '
-            f'{", ".join(known)}, tlu, parts (a dict merges into the dict of '
-            'a base config unless it has _delete_=True)')
+            f'{", ".join(known)}, tlu, parts, from_bn (a dict merges into the '
+            'dict of a base config unless it has _delete_=True)')

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from types import CodeType
 
+from mmcv.cnn import is_norm
 from torch import nn
 
 from ..errors import ConfigError
@@ -78,14 +79,27 @@ def _check_replaceable(slot: Slot, plan: NormPlan) -> None:
 def _place(slot: Slot) -> None:
     if hasattr(slot.norm, 'add_tlu'):
         slot.norm.add_tlu()
-    elif slot.host is None:
-        setattr(slot.owner, slot.act_name, TLU(slot.channels))
+        return
+    tlu = TLU(slot.channels)
+    tlu.requires_grad_(_trains(slot))
+    if slot.host is None:
+        setattr(slot.owner, slot.act_name, tlu)
     else:
-        slot.host.add_module('tlu', TLU(slot.channels))
+        slot.host.add_module('tlu', tlu)
         if slot.host is slot.owner:
             slot.host.register_forward_hook(_after)
         else:
             slot.host.register_forward_pre_hook(_before)
+
+
+def _trains(slot: Slot) -> bool:
+    """Whether the norm does, or after an add those of its block.
+
+    A frozen stage must not get a parameter that trains.
+    """
+    norms = [slot.norm] if slot.norm is not None else [
+        m for m in slot.owner.children() if is_norm(m)]
+    return any(p.requires_grad for norm in norms for p in norm.parameters())
 
 
 # Functions of a module, so that a model with these hooks can be pickled.

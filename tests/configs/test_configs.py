@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[2] / 'configs'
 ALL = sorted(p for p in ROOT.rglob('*.py') if '_base_' not in p.parts)
 EPOCHS = [p for p in ALL if p.parent.name in ('frn', 'mask_rcnn')]
 # Of a comparison the norm is the command line's, and in no name.
-NAMED = [p for p in ALL if p.parent.name != 'small_batch']
+NAMED = [p for p in ALL
+         if p.parent.name not in ('small_batch', 'pretrained')]
 COCO = [p for p in ALL if p.stem.endswith('_coco')]
 
 

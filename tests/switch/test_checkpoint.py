@@ -30,7 +30,9 @@ def test_the_same_norm_loads(load, norm):
 
 
 @pytest.mark.parametrize('saved, loaded, words', [
-    ('BN', 'FRN', ['has FRN', 'has BN']),
+    ('BN', dict(type='FRN', from_bn=False), ['has FRN', 'has BN', 'from_bn']),
+    ('BN', 'LN', ['has LN', 'has BN']),
+    (GN, 'FRN', ['has FRN', 'has GN']),
     ('FRN', GN, ['has GN', 'has FRN']),
     (GN, 'LN', ['has LN', 'has GN']),
     ('LN', 'IN', ['has IN', 'has LN']),

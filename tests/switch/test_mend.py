@@ -23,7 +23,7 @@ def mended(stock):
 OWN = dict(type='Pretrained', checkpoint='work_dirs/mine.pth')
 
 
-@pytest.mark.parametrize('norm', ['FRN', 'GN', 'LN', 'IN'])
+@pytest.mark.parametrize('norm', ['GN', 'LN', 'IN', 'GFRN', 'LFRN'])
 def test_a_zoo_checkpoint_of_another_norm_goes(mended, norm):
     model, said = mended('RetinaNet', norm)
     assert model.backbone.init_cfg is None
@@ -31,8 +31,35 @@ def test_a_zoo_checkpoint_of_another_norm_goes(mended, norm):
     assert not model.backbone.norm_eval
     text = '\n'.join(said)
     assert 'torchvision://resnet50' in text
-    assert 'trained with BN' in text
+    assert f'trained with BN, which {norm} cannot go on from' in text
     assert 'backbone.frozen_stages: 1 -> -1' in text
+
+
+@pytest.mark.parametrize('norm, words', [
+    ('FRN', 'FRN starts from its statistics (from_bn='),
+    (dict(type='FRN', from_bn=0), 'from_bn=0'),
+    ('BRN', 'BRN is BN in test mode'),
+])
+def test_a_zoo_checkpoint_of_bn_stays_where_it_is_converted(
+        mended, stock, norm, words):
+    """And all that relies on it: frozen stages, norm_eval."""
+    model, said = mended('MaskRCNN', norm)
+    assert model.backbone == stock('MaskRCNN').model.backbone
+    assert len(said) == 1
+    for word in ('torchvision://resnet50', words, 'frozen_stages=1 stays'):
+        assert word in said[0]
+
+
+@pytest.mark.parametrize('norm', ['FRN', 'BRN', 'BN', 'GN'])
+@pytest.mark.parametrize('checkpoint', ['torchvision://resnet50',
+                                        'work_dirs/mine.pth'])
+def test_from_scratch_is_from_scratch(mended, norm, checkpoint):
+    model, said = mended(
+        'MaskRCNN', dict(type=norm, from_bn=False),
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint))
+    assert model.backbone.init_cfg is None
+    assert model.backbone.frozen_stages == -1
+    assert 'is not loaded, since from_bn is False' in said[0]
 
 
 @pytest.mark.parametrize('norm', ['BN', 'SyncBN', dict(type='BN', tlu=True)])
@@ -64,6 +91,7 @@ def test_a_users_own_checkpoint_is_never_dropped(mended, norm):
     assert model.backbone.frozen_stages == 1
     assert len(said) == 1
     assert 'work_dirs/mine.pth is your own and stays' in said[0]
+    assert ('or with BN' in said[0]) is (norm == 'FRN')
 
 
 @pytest.mark.parametrize('path', [
@@ -78,7 +106,7 @@ def test_what_is_not_a_zoos_is_the_users(mended, path):
 
 def test_old_key_pretrained(mended):
     model, said = mended(
-        'MaskRCNN', 'FRN', init_cfg=None, pretrained='torchvision://resnet50')
+        'MaskRCNN', 'GN', init_cfg=None, pretrained='torchvision://resnet50')
     assert 'pretrained' not in model.backbone
     assert 'dropped' in said[0]
 

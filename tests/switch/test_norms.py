@@ -31,6 +31,18 @@ def test_a_dict_sets_the_layers_arguments():
         type='FRN', learnable_eps=True, requires_grad=False)
 
 
+def test_from_bn():
+    assert parse_norm_cfg(dict(type='FRN', from_bn=0)).converts
+    assert parse_norm_cfg('FRN').converts
+    assert parse_norm_cfg('BRN').converts
+    assert not parse_norm_cfg('GN').converts
+    assert not parse_norm_cfg('GFRN').converts
+    for name in NORMS:
+        plan = parse_norm_cfg(dict(type=name, from_bn=False))
+        assert plan.scratch
+        assert not plan.converts
+
+
 def test_parts():
     assert parse_norm_cfg(dict(type='GN', parts='neck')).parts == ('neck', )
     both = parse_norm_cfg(dict(type='GN', parts=['neck', 'head'])).parts
@@ -50,6 +62,14 @@ def test_parts():
     (dict(type='FRN', parts=[]), ['parts', 'neck']),
     (dict(type='FRN', parts=3), ['parts', '3', 'neck']),
     (dict(type='BRN', r_maximum=2), ['BRN', "'r_maximum'", 'r_max']),
+    (dict(type='FRN', from_bn=-1), ['from_bn', '-1', '0 up, or False']),
+    (dict(type='FRN', from_bn=True), ['from_bn', 'True', '0 up, or False']),
+    (dict(type='FRN', from_bn='10'), ['from_bn', "'10'"]),
+    (dict(type='FRN', from_bn=float('inf')), ['from_bn', 'inf']),
+    (dict(type='GN', from_bn=10), ['from_bn', 'GN', '10', 'for FRN']),
+    (dict(type='BRN', from_bn=10), ['from_bn', 'BRN', '10', 'for FRN']),
+    (dict(type='BN', from_bn=True), ['from_bn', 'BN', 'True', 'for FRN']),
+    (dict(type='FRN', ref_eps=10), ["'ref_eps'", 'from_bn']),
     (dict(type='GN', num_groups=0), ['num_groups', '0']),
     (dict(type='GN', num_groups='8'), ['num_groups', "'8'"]),
 ])

@@ -31,15 +31,25 @@ def test_every_threshold_learns(build, losses, name, with_mask):
     Weights as built: init_weights() makes the last gamma of each block 0,
     which by itself stops every gradient into the block.
     """
-    options = {
-        'roi_head.bbox_head.type': 'Shared4Conv1FCBBoxHead'
-    } if name == 'MaskRCNN' else None
+    options = {'backbone.init_cfg': None}
+    if name == 'MaskRCNN':
+        options['roi_head.bbox_head.type'] = 'Shared4Conv1FCBBoxHead'
     model = build(name, options=options)
     taus = thresholds(model)
     assert len(taus) == 57
     set_thresholds(model, -.3)
     losses(model, batch=1, size=256, with_mask=with_mask).backward()
     assert [n for n, t in taus.items() if t.grad.abs().sum() == 0] == []
+
+
+@pytest.mark.parametrize('norm', ['FRN', dict(type='BN', tlu=True)])
+def test_no_threshold_of_a_frozen_stage_trains(build, norm):
+    """Also before train(): DDP lists the parameters that do at once."""
+    model = build('RetinaNet', norm, {'backbone.frozen_stages': 2})
+    frozen = ('backbone.tlu', 'backbone.frn1', 'backbone.relu',
+              'backbone.layer1', 'backbone.layer2')
+    for name, tau in thresholds(model).items():
+        assert tau.requires_grad is not name.startswith(frozen), name
 
 
 @pytest.mark.parametrize('norm', ['GN', 'BN', 'LN', 'IN'])
