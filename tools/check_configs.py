@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 COLUMNS = ('config', 'gpus', 'images/gpu', 'steps', 'images', 'peak LR',
            'norms', 'thresholds')
 # Images with objects, which is what mmdet trains on (filter_empty_gt).
-TRAIN_IMAGES = {'coco': 117266, 'shapes': 800}
+TRAIN_IMAGES = {'coco': 117266, 'shapes': 800, 'kangaroo': 131, 'bccd': 291}
 SIZE = 256  # of --run's images: the coarsest map keeps 2x2 elements
 STEPS = 2
 ROIS = 64  # that --run samples from an image for its losses
@@ -97,7 +97,7 @@ def describe(path):
         steps = cfg.train_cfg.max_iters
         images = steps * batch
     else:
-        name = 'coco' if 'coco' in path.stem else 'shapes'
+        name = path.stem.rpartition('_')[2]
         images = cfg.train_cfg.max_epochs * TRAIN_IMAGES[name]
         steps = cfg.train_cfg.max_epochs * -(-TRAIN_IMAGES[name] // batch)
     peak = max([cfg.optim_wrapper.optimizer.lr] +
