@@ -30,11 +30,12 @@ SHAPES = dict(
     cuda=['2x64x400x672', '2x256x200x336', '2x512x100x168', '2x1024x50x84',
           '512x256x7x7', '1x256x7x11'])
 FLOOR = 'x.clone()'
-NAMES = ('FRN+TLU', 'BN+ReLU', 'GN+ReLU', 'plain', 'definition, compiled',
+NAMES = ('FRN+TLU', 'FRN+TLU from BN', 'BN+ReLU', 'GN+ReLU', 'plain', 'definition, compiled',
          'rms_norm', 'timm', FLOOR)
 # (colour, hatch): told apart without colours, too.
 STYLES = {
     'FRN+TLU': ('#0060a0', ''),
+    'FRN+TLU from BN': ('#0060a0', '--'),
     'GN+ReLU': ('#707070', ''),
     'plain': ('#80b8e0', '//'),
     'definition, compiled': ('#e0a060', '..'),
@@ -184,6 +185,7 @@ def build(channels, args):
 
     methods = {
         'FRN+TLU': frn,
+        'FRN+TLU from BN': layer(FRN(channels, tlu=True, ref_eps=10.)),
         'BN+ReLU': activated(nn.BatchNorm2d(channels)),
         'GN+ReLU': activated(nn.GroupNorm(32, channels)),
         'plain': run_plain,

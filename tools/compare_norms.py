@@ -90,8 +90,9 @@ def parse_args(argv):
         help='the same number of steps, not of images')
     parser.add_argument(
         '--pretrained', action='store_true',
-        help="keep the config's ImageNet checkpoint for the norms that it "
-        'fits; otherwise all start from scratch')
+        help="keep the config's ImageNet checkpoint for the norms that can "
+        'start from it (of BN: BN, BRN and FRN); otherwise all start from '
+        'scratch if one cannot')
     parser.add_argument(
         '--jobs', type=int, default=1, metavar='N',
         help='trainings side by side (default: 1)')

@@ -122,10 +122,12 @@ def write(checkpoint, path):
     part = path.with_name(f'{path.name}.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(checkpoint, part)
+        with part.open('wb') as file:
+            torch.save(checkpoint, file)
         part.replace(path)
-    except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
+    except OSError as error:
+        if part.is_file():
+            part.unlink()
         raise ConfigError(f'OUT: {path} cannot be written: {error}') from error
 
 
@@ -200,13 +202,14 @@ def bn_paths(model):
 
 
 def fill(module, state, args):
-    """Load weights; all that the module wants must be there."""
-    missing = module.load_state_dict(state, strict=False).missing_keys
-    norms = [key for key in missing if key.endswith('running_mean')
-             or key.endswith('ref_mean')]
-    if norms:
+    """Load weights; every norm of the module must be among them."""
+    lacking = [key for key, value in module.state_dict().items()
+               if key.endswith(('running_mean', 'ref_mean'))
+               and getattr(state.get(key), 'shape', None) != value.shape]
+    if lacking:
         raise ConfigError(f'--check: {args.source} is not of {args.check}, '
-                          f'it has no {norms[0]}')
+                          f'it has no {lacking[0]} of that shape')
+    module.load_state_dict(state, strict=False)
 
 
 @torch.no_grad()

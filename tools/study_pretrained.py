@@ -1,65 +1,122 @@
 """The study of docs/studies/pretrained.md: FRN that starts from BN.
 
-python tools/study_pretrained.py DATA OUT [--jobs N]
+python tools/study_pretrained.py DATA OUT [--jobs N] [--only NAME ...]
 
 DATA has the folders kangaroo and bccd, each in COCO's layout, and
 mobilenet_v2_imagenet.pth with torchvision's names. Trains by
-tools/compare_norms.py and goes on where it was stopped. Writes
-OUT/DATA-SET.md: every start of the backbone at 2 images a step and at 1.
+tools/compare_norms.py and tools/train.py, goes on where it was stopped, and
+writes a table each:
+
+OUT/kangaroo.md, OUT/bccd.md  every start of an ImageNet backbone
+OUT/choices.md                what else might matter, on kangaroo
+OUT/detectors.md              a BN detector that goes on as FRN
 """
 
 import argparse
 import csv
 import os
-import statistics
 import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from mmdet.registry import MODELS
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
-from frn_mmdet.markdown import table
+sys.path.insert(0, str(Path(__file__).parent))
+import study_detectors  # noqa: E402  (a script beside this one)
+
+from frn_mmdet.markdown import table  # noqa: E402
 
 TOOLS = Path(__file__).parent
 CONFIGS = TOOLS.parent / 'configs/pretrained'
 BACKBONE = ':parts=backbone'
-FRN = f'FRN+ReLU{BACKBONE}'
+BN = f'BN{BACKBONE}'
+FRN = f'FRN+ReLU{BACKBONE}'  # MobileNetV2 has ReLU6, which no TLU stands for
 GN = f'GN{BACKBONE}:num_groups=8'
-# What is compared, by folder: norms, overrides of the config, and the
-# checkpoint that its backbone names.
-STARTS = {
-    'trained': (
-        [f'BN{BACKBONE}', f'{FRN}:from_bn=100', f'{FRN}:from_bn=10',
-         f'{FRN}:from_bn=1', f'{FRN}:from_bn=0', f'{FRN}:from_bn=False',
-         f'{GN}:from_bn=False'], [], 'mobilenet_v2.pth'),
-    'frozen': (
-        [f'BN{BACKBONE}'], ['model.backbone.norm_eval=True'],
-        'mobilenet_v2.pth'),
-    'affine': ([GN], [], 'mobilenet_v2_gn.pth'),
-}
-TITLES = {
-    ('frozen', f'BN{BACKBONE}'): 'BN, statistics frozen',
-    ('trained', f'BN{BACKBONE}'): 'BN, statistics trained',
-    ('affine', GN): "GN, BN's gamma and beta",
-    ('trained', f'{GN}:from_bn=False'): 'GN from scratch',
-    ('trained', f'{FRN}:from_bn=False'): 'FRN from scratch',
-} | {('trained', f'{FRN}:from_bn={a}'): f'FRN from BN, a = {a}'
-     for a in (100, 10, 1, 0)}
+WEIGHTS = 'mobilenet_v2.pth'
+AFFINE = 'mobilenet_v2_gn.pth'
+SETTLED = 'mobilenet_v2_kangaroo.pth'
+FROZEN = ['model.backbone.norm_eval=True']
+NO_WARM_UP = ['param_scheduler.0.start_factor=1.0']
+DECAY = ['optim_wrapper.paramwise_cfg.norm_decay_mult=1.0']
+
+
+class Row(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        title (str): What it says.
+        norm (str): See tools/compare_norms.py.
+        weights (str): The file that the backbone starts from.
+        options (list[str]): Overrides of the config.
+    """
+
+    title: str
+    norm: str
+    weights: str = WEIGHTS
+    options: list[str] = []
+
+    @property
+    def folder(self):
+        """Rows of the same weights and options are trained together."""
+        words = [Path(self.weights).stem, *self.options]
+        return '_'.join(word.replace('=', '-') for word in words)
+
+
+SCRATCH = [Row('FRN from scratch', f'{FRN}:from_bn=False'),
+           Row('GN from scratch', f'{GN}:from_bn=False')]
+BNS = [Row('BN, statistics trained', BN),
+       Row('BN, statistics frozen', BN, options=FROZEN)]
+
+
+def from_bn(a, title='', **kwargs):
+    """Return the row of an FRN from BN."""
+    return Row(f'FRN from BN, a = {a}{title}', f'{FRN}:from_bn={a}', **kwargs)
+
+
+STARTS = dict(
+    kangaroo=[
+        *BNS, *map(from_bn, (100, 10, 1, 0)),
+        Row("GN, BN's gamma and beta", GN, AFFINE), *SCRATCH],
+    bccd=[
+        *BNS, *map(from_bn, (100, 10, 1)),
+        Row("GN, BN's gamma and beta", GN, AFFINE), *SCRATCH],
+    choices=[
+        from_bn(10),
+        from_bn(10, ', no warm-up', options=NO_WARM_UP),
+        from_bn(10, ', gamma and beta decay', options=DECAY),
+        Row('FRN from BN, a = 1 and more, learnt',
+            f'{FRN}:from_bn=1:learnable_eps=true'),
+        from_bn(10, ', statistics of the 131 images', weights=SETTLED),
+        *BNS,
+        Row('BN, statistics trained, no warm-up', BN, options=NO_WARM_UP),
+        Row('BN, statistics frozen at those of the 131 images', BN, SETTLED,
+            FROZEN)])
 
 
 def main(argv=None):
     """Prepare the weights, train, report."""
     args = parse_args(argv)
-    weights = prepare(args.data / 'mobilenet_v2_imagenet.pth', args.out)
-    for name in args.data_sets:
-        for start, (norms, options, checkpoint) in STARTS.items():
-            compare(name, start, norms, options, weights / checkpoint, args)
+    weights = prepare(args)
+    for name in args.only:
         report = args.out / f'{name}.md'
-        report.write_text(page(args.out / name, args.batch_sizes))
-        print(f'{report}\n\n{report.read_text()}', flush=True)
+        if name == 'detectors':
+            text = study_detectors.run(args.out / name, args.seeds, args.jobs)
+        else:
+            batches, lrs = args.batch_sizes, args.lr
+            if name == 'choices':
+                batches, lrs = batches[:1], lrs[-1:]
+            for folder in dict.fromkeys(r.folder for r in STARTS[name]):
+                rows = [r for r in STARTS[name] if r.folder == folder]
+                compare(name, rows, weights, batches, lrs, args)
+            text = page(args.out / name, STARTS[name], batches)
+        report.write_text(text)
+        print(f'{report}\n\n{text}', flush=True)
 
 
 def parse_args(argv):
@@ -69,8 +126,8 @@ def parse_args(argv):
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data', type=Path, metavar='DATA')
     parser.add_argument('out', type=Path, metavar='OUT')
-    parser.add_argument('--data-sets', nargs='+', default=['kangaroo', 'bccd'],
-                        choices=['kangaroo', 'bccd'])
+    names = [*STARTS, 'detectors']
+    parser.add_argument('--only', nargs='+', default=names, choices=names)
     parser.add_argument('--batch-sizes', nargs='+', type=int, default=[2, 1])
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--lr', nargs='+', default=['0.00025', '0.0005'],
@@ -79,56 +136,83 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def prepare(path, out):
+def prepare(args):
     """Write torchvision's weights under mmdet's names; return their folder.
 
     Both list their layers in the order of the data, so the n-th convolution
     of one is the n-th of the other, and so with the norms.
     """
+    out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     init_default_scope('mmdet')
     names = MODELS.build(dict(type='MobileNetV2')).state_dict()
-    weights = {key: value for key, value in torch.load(path).items()
+    weights = torch.load(args.data / 'mobilenet_v2_imagenet.pth')
+    weights = {key: value for key, value in weights.items()
                if not key.startswith('classifier.')}
     state = {}
     for (name, old), value in zip(names.items(), weights.values(),
                                   strict=True):
         assert old.shape == value.shape, name
         state[name] = value
-    torch.save(state, out / 'mobilenet_v2.pth')
+    torch.save(state, out / WEIGHTS)
     torch.save({key.replace('.bn.', '.gn.'): value
                 for key, value in state.items()
                 if '.running_' not in key and 'num_batches' not in key},
-               out / 'mobilenet_v2_gn.pth')
-    return out.resolve()
+               out / AFFINE)
+    if 'choices' in args.only and not (out / SETTLED).exists():
+        torch.save(settle(state, args.data), out / SETTLED)
+    return out
 
 
-def compare(name, start, norms, options, checkpoint, args):
+@torch.no_grad()
+def settle(state, data):
+    """Return the weights with the BN statistics of the kangaroos."""
+    os.environ['KANGAROO_ROOT'] = str((data / 'kangaroo').resolve())
+    cfg = Config.fromfile(CONFIGS / 'retinanet_mobilenet-v2_fpn_kangaroo.py')
+    cfg.model.norm_cfg = dict(type='BN', parts='backbone')
+    model = MODELS.build(cfg.model)
+    model.backbone.load_state_dict(state)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    model.train()
+    for module in model.backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches
+            module.reset_running_stats()
+    for first in range(0, len(dataset) - 15, 16):
+        batch = pseudo_collate([dataset[first + i] for i in range(16)])
+        model.backbone(model.data_preprocessor(batch, True)['inputs'])
+    return model.backbone.state_dict()
+
+
+def compare(name, rows, weights, batches, lrs, args):
     """Train a folder's norms by the comparison command."""
+    data = 'kangaroo' if name == 'choices' else name
     command = [
         sys.executable, TOOLS / 'compare_norms.py',
-        CONFIGS / f'retinanet_mobilenet-v2_fpn_{name}.py', '--norms', *norms,
-        '--batch-sizes', *args.batch_sizes, '--seeds', args.seeds, '--lr',
-        *args.lr, '--jobs', args.jobs, '--out', args.out / name / start]
-    if options:
-        command += ['--cfg-options', *options]
-    root = f'{name.upper()}_ROOT'
+        CONFIGS / f'retinanet_mobilenet-v2_fpn_{data}.py', '--norms',
+        *(row.norm for row in rows), '--batch-sizes', *batches, '--seeds',
+        args.seeds, '--lr', *lrs, '--jobs', args.jobs, '--out',
+        args.out / name / rows[0].folder]
+    if rows[0].options:
+        command += ['--cfg-options', *rows[0].options]
     subprocess.run(
         [str(word) for word in command], check=True,
-        env=os.environ | {root: str((args.data / name).resolve()),
-                          'MOBILENET_V2': str(checkpoint)})
+        env=os.environ | {
+            f'{data.upper()}_ROOT': str((args.data / data).resolve()),
+            'MOBILENET_V2': str(weights / rows[0].weights)})
 
 
-def page(folder, batch_sizes):
-    """Return the table: a row a start, mean and deviation over seeds."""
-    rows = []
-    for (start, norm), title in TITLES.items():
-        row = {'backbone': title}
-        for batch in batch_sizes:
-            row[f'{batch} a step'], row[f'LR at {batch}'] = score(
-                read(folder / start / 'results.csv'), norm, str(batch))
-        rows.append(row)
-    return table(rows, list(rows[0])) + '\n'
+def page(folder, rows, batches):
+    """Return the table: mean and deviation over seeds, and the rate."""
+    lines = []
+    for row in rows:
+        results = read(folder / row.folder / 'results.csv')
+        line = {'backbone': row.title}
+        for batch in batches:
+            line[f'{batch} a step'], line[f'LR at {batch}'] = score(
+                results, row.norm, str(batch))
+        lines.append(line)
+    return table(lines, list(lines[0])) + '\n'
 
 
 def read(path):
@@ -146,9 +230,7 @@ def score(rows, norm, batch):
     if not of_rate:
         return '-', '-'
     lr = max(of_rate, key=lambda lr: of_rate[lr].get('0', -1))
-    values = list(of_rate[lr].values())
-    spread = statistics.stdev(values) if len(values) > 1 else 0
-    return f'{statistics.fmean(values):.1f} ± {spread:.1f}', f'{float(lr):g}'
+    return study_detectors.points(of_rate[lr].values()), f'{float(lr):g}'
 
 
 if __name__ == '__main__':

@@ -44,7 +44,7 @@ class Plan:
         same_lr (bool): One learning rate for every batch size.
         same_steps (bool): The same number of steps rather than of images.
         pretrained (bool): Whether norms keep an ImageNet checkpoint of the
-            config that fits them, though others train from scratch.
+            config that they can start from, though others cannot.
         gpus (int): Of a training; 0 for the CPU.
         options (dict, optional): Overrides of the config.
 
@@ -224,8 +224,8 @@ class Plan:
                     unfreeze(key, part, plan)
                     self.notes.append(
                         f'{key}: all norms train from scratch, since {path} '
-                        f'does not fit {norm} (--pretrained keeps it where '
-                        'it fits).')
+                        f'cannot start {norm} (--pretrained keeps it where '
+                        'it can).')
 
     def _build(self, norm: str) -> tuple[int, str]:
         """Parameters and sites of a norm's detector; it must be possible."""

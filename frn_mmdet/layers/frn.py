@@ -158,18 +158,17 @@ class FRN(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, and threshold if the layer has a TLU."""
-        return frn(x, self.weight, self.bias, self.tau, self._eps(),
-                   self.ref_mean, self.share)
-
-    def _eps(self) -> float | Tensor:
         eps = self.eps
         if self.eps_l is not None:
             eps = eps + self.eps_l.abs()
-        if self.ref_var is None:
-            return eps
-        # The docstring's equation times sqrt(ref_var / (1 + ref_eps)), above
-        # and below, so that weight stays BN's and the kernel needs no more.
-        return self.ref_var * (1 - self.share + self.share * eps)
+        mean = self.ref_mean
+        if mean is None:
+            return frn(x, self.weight, self.bias, self.tau, eps)
+        # The docstring's equation, all that divides multiplied by
+        # ref_var / (1 + ref_eps): so weight stays what BN's was.
+        return frn(x, self.weight, self.bias, self.tau,
+                   1 - self.share + self.share * eps, mean, self.ref_var,
+                   self.share)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""

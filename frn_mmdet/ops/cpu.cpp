@@ -95,7 +95,7 @@ class Parameters {
                      : -std::numeric_limits<A>::infinity();
   }
   A eps(int64_t channel) const {
-    return eps_data_ ? eps_data_[channel * eps_step_] : eps_;
+    return eps_data_ ? eps_data_[channel * eps_step_] * eps_ : eps_;
   }
   A mean(int64_t channel) const {
     return mean_data_ ? mean_data_[channel] : A(0);
@@ -759,9 +759,11 @@ class Autograd : public torch::autograd::Function<Autograd> {
     if (tau) {
       put(3, dtau, *tau);
     }
-    if (eps) {
+    if (eps && ctx->needs_input_grad(edge)) {
       // symbolic, for torch.compile with dynamic shapes
-      put(4, eps->sym_numel() == 1 ? deps.sum().view({1}) : deps, *eps);
+      const double unit = ctx->saved_data["eps"].toDouble();
+      const Tensor scaled = unit == 1 ? deps : deps.mul(unit);
+      put(4, eps->sym_numel() == 1 ? scaled.sum().view({1}) : scaled, *eps);
     }
     return result;
   }

@@ -414,9 +414,9 @@ def _forward(x_ptr, weight_ptr, bias_ptr, tau_ptr, eps_ptr, eps, mean_ptr,
     if EPS == 0:
         shift = tl.zeros((R, ), ACC) + eps
     elif EPS == 1:
-        shift = tl.zeros((R, ), ACC) + tl.load(eps_ptr).to(ACC)
+        shift = tl.zeros((R, ), ACC) + tl.load(eps_ptr).to(ACC) * eps
     else:
-        shift = tl.load(eps_ptr + c, live, other=1.).to(ACC)
+        shift = tl.load(eps_ptr + c, live, other=1.).to(ACC) * eps
     inv = 1. / tl.sqrt(total / size * share + shift)
     tl.store(inv_ptr + row, inv, live)
     scale = inv * tl.load(weight_ptr + c, live, other=0.).to(ACC)

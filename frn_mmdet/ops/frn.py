@@ -16,6 +16,7 @@ def frn(x: Tensor,
         tau: Tensor | None = None,
         eps: float | Tensor = 1e-6,
         mean: Tensor | None = None,
+        var: Tensor | None = None,
         share: float = 1.) -> Tensor:
     r"""Filter Response Normalization, with the TLU if ``tau`` is given.
 
@@ -26,9 +27,9 @@ def frn(x: Tensor,
         y = weight * x / sqrt(nu2 + eps) + bias
         z = max(y, tau)
 
-    With ``mean`` and ``share`` it is FRN that starts from other statistics
-    (:class:`frn_mmdet.FRN`): ``x - mean`` stands for ``x`` in all of it, and
-    ``share * nu2`` for ``nu2``.
+    With ``mean``, ``var`` and ``share`` it is FRN that starts from other
+    statistics (:class:`frn_mmdet.FRN`): ``x - mean`` stands for ``x`` in all
+    of it, and ``share * nu2 + eps * var`` for ``nu2 + eps``.
 
     Statistics and arithmetic are float32 for half types. The backward is
     exact (section 3.2; a tie of y and tau goes to y) and keeps the input and
@@ -45,6 +46,8 @@ def frn(x: Tensor,
             (1,) or (C,) and may be learnt. Defaults to 1e-6.
         mean (Tensor, optional): Subtracted first, shape (C,). Given, not
             learnt. None: nothing is subtracted, as in the paper.
+        var (Tensor, optional): What eps counts in, shape (C,). Given, not
+            learnt. None: in 1, as in the paper.
         share (float): Of the mean square in what divides, 0 or more.
             Defaults to 1, the paper's.
 
@@ -52,27 +55,30 @@ def frn(x: Tensor,
         Tensor: Shape and dtype of ``x``.
 
     Raises:
-        ValueError: If ``x`` or a parameter has another shape, or ``mean``
-            requires a gradient.
+        ValueError: If ``x`` or a parameter has another shape, or ``mean`` or
+            ``var`` requires a gradient.
     """
-    _check(x, weight, bias, tau, eps, mean)
+    _check(x, weight, bias, tau, eps, mean, var)
     if is_native(x):
         if isinstance(eps, Tensor):
-            return KERNEL(x, weight, bias, tau, eps, 0., mean, share)[0]
-        return KERNEL(x, weight, bias, tau, None, eps, mean, share)[0]
+            unit = eps if var is None else eps * var
+            return KERNEL(x, weight, bias, tau, unit, 1., mean, share)[0]
+        return KERNEL(x, weight, bias, tau, var, eps, mean, share)[0]
+    if var is not None:
+        eps = eps * var
     if exported():
         return frn_definition(x, weight, bias, tau, eps, mean, share)
     return PlainFRN.apply(x, weight, bias, tau, eps, mean, share)
 
 
-def _check(x, weight, bias, tau, eps, mean) -> None:
+def _check(x, weight, bias, tau, eps, mean, var) -> None:
     if not 3 <= x.dim() <= 5:
         raise ValueError(
             'FRN takes (N, C, *spatial) with 1 to 3 spatial dimensions, got '
             f'shape {tuple(x.shape)}')
     channels = x.shape[1]
     for name, value in (('weight', weight), ('bias', bias), ('tau', tau),
-                        ('mean', mean)):
+                        ('mean', mean), ('var', var)):
         if value is not None and value.shape != (channels, ):
             raise ValueError(
                 f'FRN {name} has shape {tuple(value.shape)}, but the input '
@@ -81,6 +87,7 @@ def _check(x, weight, bias, tau, eps, mean) -> None:
         raise ValueError(
             f'FRN eps has shape {tuple(eps.shape)}, expected a float, (1,) '
             f'or ({channels},)')
-    if mean is not None and mean.requires_grad:
-        raise ValueError('FRN mean is given, not learnt: it must not require '
-                         'a gradient')
+    for name, value in (('mean', mean), ('var', var)):
+        if value is not None and value.requires_grad:
+            raise ValueError(f'FRN {name} is given, not learnt: it must not '
+                             'require a gradient')

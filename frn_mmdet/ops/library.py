@@ -18,13 +18,14 @@ BACKWARD = 'frn_mmdet::frn_backward'
 TLU = 'frn_mmdet::tlu'
 TLU_BACKWARD = 'frn_mmdet::tlu_backward'
 
-# eps is eps_tensor if there is one. Returns y and, for backward, one number
-# per row: 1 / sqrt(share * nu2 + eps), shape (N, C).
+# eps counts in units of eps_tensor if there is one, of shape (1,) or (C,).
+# Returns y and, for backward, one number per row: 1 / sqrt(share * nu2 + eps), shape (N, C).
 torch.library.define(
     FRN, '(Tensor x, Tensor weight, Tensor bias, Tensor? tau, '
     'Tensor? eps_tensor, float eps, Tensor? mean=None, float share=1.) -> '
     '(Tensor, Tensor)')
-# Gradients of x and, per channel, of weight, bias, tau and eps.
+# Gradients of x and, per channel, of weight, bias, tau and what is added to
+# the mean square.
 torch.library.define(
     BACKWARD, '(Tensor grad, Tensor x, Tensor inv, Tensor weight, '
     'Tensor bias, Tensor? tau, Tensor? eps_tensor, float eps, '
@@ -103,10 +104,10 @@ def _backward(ctx, grad, _):
     _, _, weight, bias, tau, eps_tensor = saved
     dx, dweight, dbias, dtau, deps = torch.ops.frn_mmdet.frn_backward(
         grad, *saved, ctx.eps, mean, ctx.share)
-    if eps_tensor is None:
-        deps = None
-    elif eps_tensor.numel() == 1:
-        deps = deps.sum().view(1)
+    if eps_tensor is not None:
+        deps = deps if ctx.eps == 1 else deps * ctx.eps
+        if eps_tensor.numel() == 1:
+            deps = deps.sum().view(1)
     likes = (weight, bias, tau, eps_tensor)
     return dx, *(
         None if like is None else value.to(like.dtype)
@@ -130,7 +131,8 @@ def _second_backward(ctx, *upstream):
         inputs = [_requires_grad(t) for t in saved]
         grad, x, weight, bias, tau, eps_tensor = inputs
         # Per channel, as the operator's gradient of it is.
-        eps = ctx.eps if eps_tensor is None else eps_tensor.expand(x.shape[1])
+        eps = ctx.eps if eps_tensor is None else (
+            eps_tensor.expand(x.shape[1]) * ctx.eps)
         y = frn_definition(x, weight, bias, tau, eps, mean, ctx.share)
         of = [(t, u) for t, u in zip(
             (x, weight, bias, tau, eps), upstream, strict=True)

@@ -95,11 +95,11 @@ def test_the_config_of_a_cell(make_plan, tmp_path):
 
 
 def test_a_stock_config(make_plan, stock_options, tmp_path):
-    """From scratch for all, so that BN has no start that FRN has not."""
-    plan = make_plan(['BN', 'FRN'], [8, 2], config=STOCK,
+    """From scratch for all, so that BN has no start that GN has not."""
+    plan = make_plan(['BN', 'GN'], [8, 2], config=STOCK,
                      options=stock_options)
     assert plan.reference == 16
-    assert 'torchvision://resnet50 does not fit FRN' in plan.describe()
+    assert 'torchvision://resnet50 cannot start GN' in plan.describe()
     cfg = plan.cell_config(Cell('BN', 2, .02, 0), tmp_path)
     assert cfg.model.type == 'frn_mmdet.FasterRCNN'
     assert cfg.model.backbone.init_cfg is None
@@ -113,19 +113,21 @@ def test_a_stock_config(make_plan, stock_options, tmp_path):
 
 
 def test_a_checkpoint_that_fits_may_stay(make_plan, stock_options, tmp_path):
-    plan = make_plan(['BN', 'FRN'], [2], config=STOCK, pretrained=True,
+    plan = make_plan(['BN', 'GN'], [2], config=STOCK, pretrained=True,
                      options=stock_options)
     cfg = plan.cell_config(Cell('BN', 2, .02, 0), tmp_path)
     assert cfg.model.backbone.init_cfg.checkpoint == 'torchvision://resnet50'
     assert cfg.model.backbone.frozen_stages == 1
-    alone = make_plan(['BN'], [2], config=STOCK, options=stock_options)
-    assert not alone.notes
+    for norms in (['BN'], ['BN', 'FRN', 'BRN', 'FRN:from_bn=False']):
+        able = make_plan(norms, [2], config=STOCK, options=stock_options)
+        assert not able.notes
+        assert able.cfg.model.backbone.init_cfg is not None
 
 
 def test_a_part_without_the_norm_starts_from_scratch_too(
         make_plan, stock_options):
     """An untrained backbone that stays mmdet's must not stay frozen."""
-    plan = make_plan(['FRN', 'FRN:parts=head'], [2], config=STOCK,
+    plan = make_plan(['GN', 'GN:parts=head'], [2], config=STOCK,
                      options=stock_options)
     assert plan.cfg.model.backbone.init_cfg is None
     assert plan.cfg.model.backbone.frozen_stages == -1

@@ -29,11 +29,11 @@ class Interpreted(torch.autograd.Function):
             of_parameters, parameters, strict=True)), *[None] * 3
 
 
-def interpreted(x, weight, bias, tau=None, eps=1e-6, mean=None, share=1.):
-    eps_tensor = eps if isinstance(eps, torch.Tensor) else None
-    return Interpreted.apply(x, weight, bias, tau, eps_tensor,
-                             0. if eps_tensor is not None else eps, mean,
-                             share)
+def interpreted(x, weight, bias, tau=None, eps=1e-6, mean=None, var=None,
+                share=1.):
+    if isinstance(eps, torch.Tensor):
+        eps, var = 1., eps if var is None else eps * var
+    return Interpreted.apply(x, weight, bias, tau, var, eps, mean, share)
 
 
 @pytest.fixture(params=['plain', 'cpp', 'triton'])

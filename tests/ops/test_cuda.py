@@ -82,8 +82,8 @@ def test_every_way_is_the_definition(monkeypatch, way, with_tau, eps, share):
         x = x.contiguous(memory_format=torch.channels_last)
     weight, bias, tau = (make(shape[1]) for _ in range(3))
     tau = tau if with_tau else None
-    number = 1e-3 if eps == 1e-3 else 0.
-    tensor = None if number else make(
+    number = 1e-3 if eps == 1e-3 else 1.
+    tensor = None if number != 1 else make(
         shape[1] if eps == 'C' else 1).abs() + .1
     others = () if share is None else (make(shape[1]) * 3, share)
     launch = cuda._Launch(x, tau, tensor)

@@ -101,12 +101,31 @@ def test_with_a_mean_and_a_share(kernel, shape, share, last):
                                    atol=1e-11)
 
 
-def test_a_mean_of_zero_changes_no_bit(kernel):
-    inputs = tensors((2, 3, 13, 21), torch.float32)
+@pytest.mark.parametrize('eps_is_tensor', [True, False])
+def test_eps_counts_in_var(kernel, eps_is_tensor):
+    x, weight, bias, tau, eps = tensors((2, 3, 7, 5))
+    inputs = [x, weight, bias, tau] + ([eps] if eps_is_tensor else [])
+    eps = eps if eps_is_tensor else .3
+    mean, var = torch.randn(3, dtype=F64), torch.rand(3, dtype=F64) + .5
+    out = kernel(x, weight, bias, tau, eps, mean, var, .4)
+    grad = torch.randn(2, 3, 7, 5, dtype=F64)
+    got = [out] + list(torch.autograd.grad(out, inputs, grad))
+    total = (eps * var).detach()
+    *expected, deps = paper(*arrays([x, weight, bias, tau, total]),
+                            grad.numpy(), mean.numpy(), .4)
+    if eps_is_tensor:
+        expected.append(deps * var.numpy())
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a.detach().numpy(), b, rtol=1e-9,
+                                   atol=1e-11)
+
+
+def test_a_neutral_reference_changes_no_bit(kernel):
+    inputs = tensors((2, 3, 13, 21), torch.float32)[:4]
     grad = torch.randn(2, 3, 13, 21)
     runs = []
-    for mean in (None, torch.zeros(3)):
-        out = kernel(*inputs, mean=mean)
+    for mean, var in ((None, None), (torch.zeros(3), torch.ones(3))):
+        out = kernel(*inputs, 1e-6, mean, var)
         runs.append([out, *torch.autograd.grad(out, inputs, grad)])
     for a, b in zip(*runs, strict=True):
         assert torch.equal(a, b)
@@ -141,10 +160,11 @@ def test_a_mean_in_half_precision(kernel, dtype):
     assert error <= (4 if kernel is not frn else 2) * rounding
 
 
-def test_a_mean_is_not_learnt():
-    mean = torch.zeros(3, requires_grad=True)
-    with pytest.raises(ValueError, match='not learnt'):
-        frn(torch.randn(2, 3, 4, 4), torch.ones(3), torch.zeros(3), mean=mean)
+@pytest.mark.parametrize('name', ['mean', 'var'])
+def test_a_reference_is_not_learnt(name):
+    given = {name: torch.ones(3, requires_grad=True)}
+    with pytest.raises(ValueError, match=f'{name} is given, not learnt'):
+        frn(torch.randn(2, 3, 4, 4), torch.ones(3), torch.zeros(3), **given)
 
 
 def test_without_threshold(kernel):
@@ -350,9 +370,10 @@ def test_other_ranks_are_refused(shape):
     assert str(tuple(shape)) in str(e.value)
 
 
-@pytest.mark.parametrize('name', ['weight', 'bias', 'tau', 'mean'])
+@pytest.mark.parametrize('name', ['weight', 'bias', 'tau', 'mean', 'var'])
 def test_other_channels_are_refused(name):
-    params = {key: torch.ones(8) for key in ('weight', 'bias', 'tau', 'mean')}
+    params = {key: torch.ones(8)
+              for key in ('weight', 'bias', 'tau', 'mean', 'var')}
     params[name] = torch.ones(4)
     with pytest.raises(ValueError, match=f'{name} has shape .4,.*8 channels'):
         frn(torch.randn(2, 8, 3, 3), **params)

@@ -162,7 +162,7 @@ def test_the_plan_of_a_stock_config(tool, stock, tmp_path):
     assert '= 2 trainings' in text
     assert '| 1          | CPU  | 2     | 2      | 0.00125 |' in text
     assert 'FRN: 61 norms, 49 TLU' in text
-    assert 'torchvision://resnet50 does not fit FRN' in text
+    assert 'torchvision://resnet50 cannot start GN' in text
     assert 'A step of FRN at batch 1 takes' in text
     assert not out.exists()
 

@@ -1,0 +1,191 @@
+"""tools/convert_checkpoint.py: what it writes, says and refuses."""
+
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from frn_mmdet import FRN
+from frn_mmdet.layers import BRN
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / 'configs/pretrained/retinanet_mobilenet-v2_fpn_kangaroo.py'
+main = runpy.run_path(str(ROOT / 'tools/convert_checkpoint.py'))['main']
+
+
+class Net(nn.Module):
+    """Plain PyTorch: norms by name and by index."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, bias=False)
+        self.bn1 = norm(8)
+        self.tail = nn.Sequential(nn.Conv2d(8, 4, 1, bias=False), norm(4))
+
+    def forward(self, x):
+        return self.tail(torch.relu(self.bn1(self.conv1(x))))
+
+
+@pytest.fixture
+def net(tmp_path):
+    """A network with BN in test mode, and its file."""
+    torch.manual_seed(0)
+    model = Net(nn.BatchNorm2d)
+    x = torch.randn(16, 3, 12, 12)
+    for _ in range(100):
+        model(x)
+    path = tmp_path / 'bn.pth'
+    torch.save(model.state_dict(), path)
+    return model.eval(), path
+
+
+def test_plain_pytorch_loads_it(net, tmp_path, capsys):
+    model, path = net
+    out = tmp_path / 'folder/frn.pth'
+    main([str(path), str(out), '--norm', 'FRN:from_bn=1000000',
+          '--keep-names'])
+    other = Net(FRN)
+    other.load_state_dict(torch.load(out))
+    x = torch.randn(2, 3, 12, 12)
+    torch.testing.assert_close(other(x), model(x), rtol=1e-4, atol=1e-4)
+    assert '2 BN became FRN, a = 1e+06' in capsys.readouterr().out
+
+
+def test_names_of_mmcv_and_the_rest_of_a_checkpoint(net, tmp_path):
+    model, path = net
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(epoch=3),
+                    optimizer=dict(state={})), path)
+    out = tmp_path / 'frn.pth'
+    main([str(path), str(out)])
+    checkpoint = torch.load(out)
+    assert checkpoint['meta'] == dict(epoch=3)
+    assert 'optimizer' not in checkpoint
+    keys = set(checkpoint['state_dict'])
+    assert {'frn1.weight', 'frn1.ref_mean', 'tail.1.ref_var',
+            'conv1.weight'} < keys
+    assert not any('running' in key or 'bn1' in key for key in keys)
+
+
+def test_brn(net, tmp_path):
+    model, path = net
+    main([str(path), str(tmp_path / 'brn.pth'), '--norm', 'BRN',
+          '--keep-names'])
+    other = Net(BRN)
+    other.load_state_dict(torch.load(tmp_path / 'brn.pth'))
+    x = torch.randn(2, 3, 12, 12)
+    torch.testing.assert_close(other.eval()(x), model(x))
+
+
+def test_bn_eps(net, tmp_path):
+    model, path = net
+    main([str(path), str(tmp_path / 'frn.pth'), '--bn-eps', '0.5'])
+    state = torch.load(tmp_path / 'frn.pth')
+    torch.testing.assert_close(state['frn1.ref_var'],
+                               model.bn1.running_var + .5)
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    """Weights of a MobileNetV2, as ImageNet's would be named."""
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = MODELS.build(dict(type='MobileNetV2'))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, .1)
+            module.running_var.uniform_(.5, 2)
+    path = tmp_path / 'mobilenet.pth'
+    torch.save(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def images(shapes, tmp_path):
+    """A folder of three images, and something else in it."""
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    for file in sorted((shapes / 'val2017').iterdir())[:3]:
+        shutil.copy(file, folder)
+    (folder / 'notes.txt').write_text('not an image')
+    return folder
+
+
+def rows(text):
+    return {name.strip(): float(value) for name, value in (
+        line.strip('|').split('|') for line in text.splitlines()
+        if line.startswith('| ') and 'layer ' not in line[:10])}
+
+
+def test_check_tells_how_far_each_layer_is(backbone, images, tmp_path,
+                                           capsys):
+    """The larger a, the nearer to BN; the first layer is nearest."""
+    found = {}
+    for a in (1, 100000000):
+        main([str(backbone), str(tmp_path / 'frn.pth'), '--norm',
+              f'FRN:from_bn={a}', '--check', str(CONFIG), '--images',
+              str(images)])
+        text = capsys.readouterr().out
+        assert 'mean of 3 images' in text
+        found[a] = rows(text)
+    # 52 norms, and the four maps of the neck
+    assert len(found[1]) == 52 + 4
+    assert max(found[100000000].values()) < 1e-2
+    assert min(found[1].values()) > max(
+        list(found[100000000].values())[:10])
+    state = torch.load(tmp_path / 'frn.pth')
+    assert state['conv1.frn.ref_eps'] == 1e8
+
+
+@pytest.mark.parametrize('args, words', [
+    (['--norm', 'GN'], ['--norm', 'GN', 'FRN']),
+    (['--norm', 'FRN:from_bn=-1'], ['from_bn', '-1']),
+    (['--norm', 'FRN:from_bn=False'], ['--norm', 'from_bn']),
+    (['--norm', 'XN'], ["'XN'", 'choose one of']),
+    (['--bn-eps', '0'], ['--bn-eps', '0']),
+    (['--check', 'mmdet::gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py'],
+     ['--check', 'no BN']),
+    (['--check', 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'],
+     ['--check', 'is not of', 'running_mean']),
+])
+def test_wrong_arguments_are_refused(net, images, tmp_path, args, words):
+    """In one sentence, and nothing is written."""
+    _, path = net
+    out = tmp_path / 'out.pth'
+    if '--check' in args:
+        args = [*args, '--images', str(images)]
+    with pytest.raises(SystemExit) as error:
+        main([str(path), str(out), *args])
+    assert str(error.value).startswith('error: ')
+    for word in words:
+        assert word in str(error.value)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize('content, words', [
+    (None, ['IN', 'cannot be loaded']),
+    (b'not a checkpoint', ['IN', 'cannot be loaded']),
+    ({'conv.weight': torch.zeros(3)}, ['IN', 'has no BN']),
+    ([1, 2], ['IN', 'holds a list']),
+])
+def test_a_wrong_file_is_refused(tmp_path, content, words):
+    path, out = tmp_path / 'in.pth', tmp_path / 'out.pth'
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(SystemExit) as error:
+        main([str(path), str(out)])
+    for word in words:
+        assert word in str(error.value)
+    assert not out.exists()
+
+
+def test_no_place_to_write(net, tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(SystemExit, match='OUT: .* cannot be written'):
+        main([str(net[1]), str(tmp_path / 'file/out.pth')])
