@@ -30,8 +30,8 @@ SHAPES = dict(
     cuda=['2x64x400x672', '2x256x200x336', '2x512x100x168', '2x1024x50x84',
           '512x256x7x7', '1x256x7x11'])
 FLOOR = 'x.clone()'
-NAMES = ('FRN+TLU', 'FRN+TLU from BN', 'BN+ReLU', 'GN+ReLU', 'plain', 'definition, compiled',
-         'rms_norm', 'timm', FLOOR)
+NAMES = ('FRN+TLU', 'FRN+TLU from BN', 'BN+ReLU', 'GN+ReLU', 'plain',
+         'definition, compiled', 'rms_norm', 'timm', FLOOR)
 # (colour, hatch): told apart without colours, too.
 STYLES = {
     'FRN+TLU': ('#0060a0', ''),

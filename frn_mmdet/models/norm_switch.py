@@ -7,7 +7,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from ..errors import ConfigError
-from ..switch.checkpoint import prepare_state_dict, watch
+from ..switch.checkpoint import forget_missing, prepare_state_dict, watch
 from ..switch.config import bn_eps, set_norms
 from ..switch.mend import mend
 from ..switch.norms import parse_norm_cfg
@@ -44,6 +44,7 @@ class NormSwitch:
                  norm_cfg: str | dict | None = None,
                  **kwargs) -> None:
         self._norm_plan = None
+        self._missing = []
         if norm_cfg is None:
             super().__init__(**kwargs)
             return
@@ -83,10 +84,30 @@ class NormSwitch:
                 '--launcher), or choose FRN, GN or BN')
         return super().train(mode)
 
+    def init_weights(self) -> None:
+        """As mmdet's; a checkpoint that is not there may not be needed."""
+        if self._norm_plan is not None:
+            self._missing = forget_missing(self)
+        super().init_weights()
+
+    def loss(self, *args, **kwargs) -> dict:
+        """As mmdet's, but not from weights that nobody has loaded.
+
+        Raises:
+            ConfigError: If the config's checkpoint was not found, and no
+                other loaded since.
+        """
+        if self._missing:
+            raise ConfigError(
+                f'no such checkpoint: {", ".join(self._missing)}; give the '
+                "file, or None for the part's init_cfg to train from scratch")
+        return super().loss(*args, **kwargs)
+
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args,
                               **kwargs) -> None:
         # Here, since mmengine does not call load_state_dict().
         if self._norm_plan is not None:
             prepare_state_dict(self, state_dict, prefix, '', self._norm_plan,
                                self._bn_eps)
+            self._missing = []
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -19,7 +19,8 @@ TLU = 'frn_mmdet::tlu'
 TLU_BACKWARD = 'frn_mmdet::tlu_backward'
 
 # eps counts in units of eps_tensor if there is one, of shape (1,) or (C,).
-# Returns y and, for backward, one number per row: 1 / sqrt(share * nu2 + eps), shape (N, C).
+# Returns y and, for backward, one number per row: 1 / sqrt(share * nu2 + eps),
+# shape (N, C).
 torch.library.define(
     FRN, '(Tensor x, Tensor weight, Tensor bias, Tensor? tau, '
     'Tensor? eps_tensor, float eps, Tensor? mean=None, float share=1.) -> '

@@ -1,6 +1,7 @@
 """What happens to weights on their way into a switched detector."""
 
 from functools import partial
+from pathlib import Path
 
 from mmcv.cnn.bricks.norm import infer_abbr
 from mmengine.logging import print_log
@@ -39,6 +40,27 @@ def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float]) -> None:
         if checkpoint is not None or '.' not in path:
             module.register_load_state_dict_pre_hook(
                 partial(_see_to, at=path, plan=plan, bn_eps=bn_eps))
+
+
+def forget_missing(model: nn.Module) -> list[str]:
+    """Let a model do without the files that its ``init_cfg`` cannot find.
+
+    mmengine initialises a model also where it then resumes, and by then a
+    file may be gone that the checkpoint makes needless.
+
+    Args:
+        model (nn.Module): A detector; parts of it lose their ``init_cfg``.
+
+    Returns:
+        list[str]: What was not found, ``part: path``.
+    """
+    missing = []
+    for path, module in model.named_modules():
+        file = pretrained_in(getattr(module, 'init_cfg', None))
+        if file and '://' not in file and not Path(file).is_file():
+            missing.append(f'{path}: {file}')
+            module.init_cfg = None
+    return missing
 
 
 def _see_to(module: nn.Module, state_dict: dict, prefix: str, *args, at: str,

@@ -164,3 +164,38 @@ def test_help_is_mmdets(tool):
 def test_usage_of_the_launchers(tool):
     assert 'CONFIG GPUS' in tool('dist_train.sh', DEMO, ok=False)
     assert 'CONFIG CHECKPOINT GPUS' in tool('dist_test.sh', DEMO, ok=False)
+
+
+def test_a_run_that_started_from_bn_needs_no_bn_file(tool, tmp_path):
+    """It resumes and is tested without; a new one says what it misses."""
+    from mmdet.registry import MODELS
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    init_default_scope('mmdet')
+    model = Config.fromfile(DEMO).model
+    model.norm_cfg = dict(type='BN')
+    weights = tmp_path / 'bn.pth'
+    torch.save(MODELS.build(model).state_dict(), weights)
+    options = [
+        'model.backbone.init_cfg.type=Pretrained',
+        'model.backbone.init_cfg.prefix=backbone.',
+        f'model.backbone.init_cfg.checkpoint={weights}', *SHORT]
+    work_dir = tmp_path / 'run'
+
+    def train(*args, epochs, ok=True):
+        return tool('train.py', DEMO, '--work-dir', work_dir, *args,
+                    '--cfg-options', *options,
+                    f'train_cfg.max_epochs={epochs}', ok=ok)
+
+    log = train(epochs=1)
+    assert f'{weights} was trained with BN and is converted' in log
+    weights.unlink()
+    log = train('--resume', epochs=2)
+    assert steps(log) == [(2, i) for i in range(1, 9)]
+    assert 'coco/bbox_mAP_50' in tool(
+        'test.py', DEMO, work_dir / 'epoch_2.pth', '--work-dir', tmp_path,
+        '--cfg-options', *options)
+    state = torch.load(work_dir / 'epoch_2.pth', weights_only=False)
+    assert state['state_dict']['backbone.frn1.ref_eps'] == 10
+    log = train(epochs=1, ok=False)
+    assert f'no such checkpoint: backbone: {weights}' in log.splitlines()[-1]
