@@ -46,7 +46,8 @@ def bn_eps(model_cfg: dict, plan: NormPlan) -> dict[str, float]:
     found = {}
     for key, part in planned_parts(model_cfg, plan):
         for path, cfg in _dicts(part, key):
-            norm_cfg = cfg.get('norm_cfg', _default(cfg.get('type')))
+            norm_cfg = cfg.get('norm_cfg',
+                               default_of(cfg.get('type'), 'norm_cfg', None))
             if isinstance(norm_cfg, dict) and 'eps' in norm_cfg:
                 found[path] = norm_cfg['eps']
     return found
@@ -91,15 +92,29 @@ def takes(type_: Any, argument: str) -> bool:
     return _parameter(type_, argument) is not None
 
 
-def _default(type_: Any) -> Any:
-    """The ``norm_cfg`` that a class has if it is given none."""
-    parameter = _parameter(type_, 'norm_cfg')
-    return None if parameter is None else parameter.default
+def default_of(type_: Any, argument: str, otherwise: Any) -> Any:
+    """The default of a class's argument.
+
+    Args:
+        type_ (str or type): See :func:`takes`.
+        argument (str): Name of the argument.
+        otherwise (Any): Where it takes none, or has no default.
+    """
+    parameter = _parameter(type_, argument)
+    if parameter is None or parameter.default is parameter.empty:
+        return otherwise
+    return parameter.default
+
+
+def class_of(type_: Any) -> type | None:
+    """The class of a config's ``type``; None if the registry has none."""
+    cls = MODELS.get(type_) if isinstance(type_, str) else type_
+    return cls if inspect.isclass(cls) else None
 
 
 def _parameter(type_: Any, argument: str) -> inspect.Parameter | None:
-    cls = MODELS.get(type_) if isinstance(type_, str) else type_
-    if not inspect.isclass(cls):
+    cls = class_of(type_)
+    if cls is None:
         return None
     for base in cls.__mro__:
         if '__init__' not in vars(base):

@@ -5,14 +5,14 @@ from typing import Any
 from mmdet.registry import MODELS
 from mmengine.model import PretrainedInit
 
-from .config import planned_parts, takes
+from .config import class_of, default_of, planned_parts, takes
 from .norms import NormPlan
 
-# Where OpenMMLab's and torchvision's checkpoints live; all other paths are
-# the user's own, and theirs to judge.
+# Where OpenMMLab's, OneDL's and torchvision's checkpoints live; all other
+# paths are the user's own, and theirs to judge.
 ZOOS = ('torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://',
         'modelzoo://', 'https://download.openmmlab.com/',
-        'https://download.pytorch.org/')
+        'https://mmassets.onedl.ai/', 'https://download.pytorch.org/')
 
 
 def mend(model_cfg: dict, plan: NormPlan) -> list[str]:
@@ -60,10 +60,10 @@ def _converted(key: str, part: dict, checkpoint: str, norm: str,
     """What is said of a checkpoint that is kept."""
     if norm != 'BN' or not plan.converts:
         return []
-    stays = [f'{name}={part[name]}' for name in ('frozen_stages', )
-             if part.get(name, -1) >= 0]
+    stays = (f'; frozen_stages={part["frozen_stages"]} stays'
+             if _is_frozen(part) else '')
     return [f'{key}: {checkpoint} was trained with BN and is kept, '
-            f'{_start(plan)}' + ''.join(f'; {name} stays' for name in stays)]
+            f'{_start(plan)}{stays}']
 
 
 def _start(plan: NormPlan) -> str:
@@ -88,16 +88,30 @@ def unfreeze(key: str, part: dict, plan: NormPlan) -> list[str]:
         list[str]: One sentence for each change.
     """
     said = []
-    if part.get('frozen_stages', -1) >= 0:
-        said.append(f'{key}.frozen_stages: {part["frozen_stages"]} -> -1, a '
-                    'fresh stage must train')
-        part['frozen_stages'] = -1
+    if _is_frozen(part):
+        none = _none_frozen(part)
+        said.append(f'{key}.frozen_stages: {part["frozen_stages"]} -> {none}, '
+                    'a fresh stage must train')
+        part['frozen_stages'] = none
     if takes(part.get('type'), 'norm_eval') and part.get('norm_eval', True):
         part['norm_eval'] = False
         if plan.norm.batch:  # no other norm has a state to freeze
             said.append(f'{key}.norm_eval: True -> False, fresh statistics '
                         'must be learnt')
     return said
+
+
+def _is_frozen(part: dict) -> bool:
+    none = _none_frozen(part)
+    return part.get('frozen_stages', none) != none
+
+
+def _none_frozen(part: dict) -> int:
+    """The ``frozen_stages`` that freezes nothing: the class's default.
+
+    -1 in most backbones, where 0 is the stem; 0 in EfficientNet.
+    """
+    return default_of(part.get('type'), 'frozen_stages', -1)
 
 
 def pretrained(part: dict) -> str | None:
@@ -163,7 +177,7 @@ def _mend_shared_head(model_cfg: dict, plan: NormPlan) -> list[str]:
     head = model_cfg.get('bbox_head')
     if not isinstance(head, dict) or not takes(head.get('type'), 'norm_cfg'):
         return []
-    cls = MODELS.get(head['type'])
+    cls = class_of(head['type'])
     if cls is MODELS.get('RetinaSepBNHead'):
         return []
     levels = (model_cfg.get('neck') or {}).get('num_outs')

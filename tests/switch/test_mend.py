@@ -1,4 +1,7 @@
+import copy
+
 import pytest
+from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
@@ -154,3 +157,32 @@ def test_it_is_all_said_in_one_record(build):
     for words in ('69', 'FRN', '57', 'TLU', 'torchvision://resnet50',
                   'frozen_stages'):
         assert words in texts[0]
+
+
+@pytest.mark.parametrize('norm', ['GN', dict(type='FRN', from_bn=False)])
+def test_what_freezes_nothing_is_the_classs_to_say(mended, norm):
+    """0 in EfficientNet, which refuses the -1 of all others."""
+    config = 'mmdet::efficientnet/retinanet_effb3_fpn_8xb4-crop896-1x_coco.py'
+    model, said = mended(config, norm, frozen_stages=2)
+    assert model.backbone.frozen_stages == 0
+    assert any('frozen_stages: 2 -> 0' in s for s in said)
+    model, said = mended(config, norm)
+    assert model.backbone.frozen_stages == 0
+    assert not any('frozen_stages' in s for s in said)
+    MODELS.build(dict(model.backbone, norm_cfg=dict(type='GN', num_groups=2)))
+
+
+@pytest.mark.parametrize('norm', ['BN', 'BRN', 'FRN', 'GN'])
+def test_types_may_be_classes(stock, norm):
+    """As in mmengine's configs in pure Python."""
+    init_default_scope('mmdet')
+    model = stock('RetinaNet').model.to_dict()
+    plain = copy.deepcopy(model)
+    for part in ('backbone', 'neck', 'bbox_head'):
+        model[part]['type'] = MODELS.get(model[part]['type'])
+    plan = parse_norm_cfg(norm)
+    assert mend(model, plan) == mend(plain, plan)
+    built = MODELS.build(dict(model, type='frn_mmdet.RetinaNet',
+                              norm_cfg=norm))
+    assert type(built.bbox_head).__name__ == (
+        'RetinaSepBNHead' if plan.norm.batch else 'RetinaHead')
