@@ -139,8 +139,10 @@ def measure_shape(shape, dtype, args):
     saved = {name: measure.saved_bytes(lambda layer=layer: layer(x),
                                        parameters)
              for name, layer in methods.items()}
-    peak = {name: measure.peak_bytes(step, args.device)
-            for name, step in training.items()}
+    peak = {}
+    for name, step in training.items():
+        x.grad = None  # or its memory would be this step's to reuse
+        peak[name] = measure.peak_bytes(step, args.device)
     x.grad = None
     for layer in methods.values():
         if isinstance(layer, nn.Module):
@@ -201,7 +203,8 @@ def build(channels, args):
               if name in chosen and name in methods}
     layers = [m for m in methods.values() if isinstance(m, nn.Module)]
     parameters = [weight, bias, tau, *plain.parameters(),
-                  *(p for layer in layers for p in layer.parameters())]
+                  *(p for layer in layers for p in layer.parameters()),
+                  *(b for layer in layers for b in layer.buffers())]
     return chosen, parameters
 
 
