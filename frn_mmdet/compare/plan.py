@@ -16,9 +16,9 @@ from mmengine.registry import init_default_scope
 from ..check_data import check_coco_data
 from ..errors import ConfigError
 from ..markdown import table
-from ..switch.config import planned_parts
+from ..switch.config import dicts_of, planned_parts
 from ..switch.mend import drop_checkpoint, unfit_checkpoint, unfreeze
-from ..switch.norms import parse_norm_cfg, read_norm
+from ..switch.norms import NormPlan, parse_norm_cfg, read_norm
 from ..switch.sites import norm_sites
 from .cell import Cell
 from .config import cell_config, switch_model
@@ -218,14 +218,18 @@ class Plan:
         """Start all norms alike, from scratch if one of them must."""
         for norm, plan in self._norm_plans.items():
             for key, part in planned_parts(self.cfg.model, plan):
-                path = isinstance(part, dict) and unfit_checkpoint(part, plan)
-                if path:
-                    drop_checkpoint(part)
-                    unfreeze(key, part, plan)
-                    self.notes.append(
-                        f'{key}: all norms train from scratch, since {path} '
-                        f'cannot start {norm} (--pretrained keeps it where '
-                        'it can).')
+                for at, cfg in dicts_of(part, key):
+                    self._drop_checkpoint(at, cfg, norm, plan)
+
+    def _drop_checkpoint(self, at: str, cfg: dict, norm: str,
+                         plan: NormPlan) -> None:
+        path = unfit_checkpoint(cfg, plan)
+        if path is not None:
+            drop_checkpoint(cfg)
+            unfreeze(at, cfg, plan)
+            self.notes.append(
+                f'{at}: all norms train from scratch, since {path} cannot '
+                f'start {norm} (--pretrained keeps it where it can).')
 
     def _build(self, norm: str) -> tuple[int, str]:
         """Parameters and sites of a norm's detector; it must be possible."""

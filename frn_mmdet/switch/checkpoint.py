@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..layers import FRN
-from .from_bn import Place, convert, places_of
+from .from_bn import convert, places_of
 from .mend import pretrained_in
 from .norms import NORMS, NormPlan, part_of
 from .sites import find_slots
@@ -119,10 +119,10 @@ def _check_norms(module: nn.Module, state_dict: dict, prefix: str, at: str,
         found = f'has {other} there' if other else 'has no norm there'
         raise ConfigError(
             f'the model has {plan.name} at {place.path} but the checkpoint '
-            f'{found}; {_way_out(other, place, plan)}')
+            f'{found}; {_way_out(other, plan)}')
 
 
-def _way_out(other: str | None, place: Place, plan: NormPlan) -> str:
+def _way_out(other: str | None, plan: NormPlan) -> str:
     text = ('set model.norm_cfg to the norm it was trained with, or give a '
             f'checkpoint trained with {plan.name}')
     if other == 'BN' and plan.norm.from_bn is not None:

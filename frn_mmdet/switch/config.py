@@ -24,7 +24,7 @@ def set_norms(model_cfg: dict, plan: NormPlan) -> None:
         plan (NormPlan): What ``model.norm_cfg`` asks for.
     """
     for key, part in planned_parts(model_cfg, plan):
-        for _, cfg in _dicts(part, key):
+        for _, cfg in dicts_of(part, key):
             if 'norm_cfg' in cfg or takes(cfg.get('type'), 'norm_cfg'):
                 cfg['norm_cfg'] = dict(plan.norm_cfg)
 
@@ -45,7 +45,7 @@ def bn_eps(model_cfg: dict, plan: NormPlan) -> dict[str, float]:
     """
     found = {}
     for key, part in planned_parts(model_cfg, plan):
-        for path, cfg in _dicts(part, key):
+        for path, cfg in dicts_of(part, key):
             norm_cfg = cfg.get('norm_cfg',
                                default_of(cfg.get('type'), 'norm_cfg', None))
             if isinstance(norm_cfg, dict) and 'eps' in norm_cfg:
@@ -67,16 +67,24 @@ def planned_parts(model_cfg: dict,
             yield key, cfg
 
 
-def _dicts(value: Any, path: str) -> Iterator[tuple[str, dict]]:
-    """Every dict in ``value`` with its path, but none in a ``norm_cfg``."""
+def dicts_of(value: Any, path: str) -> Iterator[tuple[str, dict]]:
+    """Every dict in a part's config, but none in a ``norm_cfg`` or the like.
+
+    Args:
+        value (Any): The config.
+        path (str): Its path.
+
+    Yields:
+        tuple[str, dict]: Path and dict, the outer before the inner.
+    """
     if isinstance(value, dict):
         yield path, value
         for key, child in value.items():
             if key not in NOT_PARTS | {'norm_cfg'}:
-                yield from _dicts(child, f'{path}.{key}')
+                yield from dicts_of(child, f'{path}.{key}')
     elif isinstance(value, (list, tuple)):
         for i, child in enumerate(value):
-            yield from _dicts(child, f'{path}.{i}')
+            yield from dicts_of(child, f'{path}.{i}')
 
 
 def takes(type_: Any, argument: str) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 from mmdet.registry import MODELS
 from mmengine.model import PretrainedInit
 
-from .config import class_of, default_of, planned_parts, takes
+from .config import class_of, default_of, dicts_of, planned_parts, takes
 from .norms import NormPlan
 
 # Where OpenMMLab's, OneDL's and torchvision's checkpoints live; all other
@@ -27,8 +27,9 @@ def mend(model_cfg: dict, plan: NormPlan) -> list[str]:
     """
     said = []
     for key, part in planned_parts(model_cfg, plan):
-        if isinstance(part, dict):
-            said += _mend_checkpoint(key, part, plan)
+        for path, cfg in dicts_of(part, key):
+            if path == key or pretrained(cfg) is not None:
+                said += _mend_checkpoint(path, cfg, plan)
     if plan.norm.batch and 'head' in plan.parts:
         said += _mend_shared_head(model_cfg, plan)
     return said
@@ -116,7 +117,10 @@ def _none_frozen(part: dict) -> int:
 
 def pretrained(part: dict) -> str | None:
     """Path of the checkpoint that a part's config loads, if any."""
-    return part.get('pretrained') or pretrained_in(part.get('init_cfg'))
+    path = part.get('pretrained')
+    if isinstance(path, str) and path:
+        return path
+    return pretrained_in(part.get('init_cfg'))
 
 
 def pretrained_in(init_cfg: Any) -> str | None:

@@ -186,3 +186,20 @@ def test_types_may_be_classes(stock, norm):
                               norm_cfg=norm))
     assert type(built.bbox_head).__name__ == (
         'RetinaSepBNHead' if plan.norm.batch else 'RetinaHead')
+
+
+C4 = 'mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py'
+
+
+def test_a_checkpoint_within_a_part(mended, stock):
+    """A C4 detector's head has a residual stage that starts from ImageNet."""
+    shared = stock(C4).model.roi_head.shared_head
+    assert shared.init_cfg.type == 'Pretrained'
+    model, said = mended(C4, 'GN')
+    assert model.roi_head.shared_head.init_cfg is None
+    assert not model.roi_head.shared_head.norm_eval
+    assert any(s.startswith('roi_head.shared_head: open-mmlab://')
+               for s in said)
+    model, said = mended(C4, 'FRN')
+    assert model.roi_head.shared_head == shared
+    assert sum('is kept' in s for s in said) == 2
