@@ -36,6 +36,12 @@ def run_mmdet_tool(name: str, splits: tuple[str, ...]) -> None:
         runpy.run_path(str(tool), run_name='__main__')
     except ConfigError as error:
         sys.exit(f'error: {error}')
+    except ValueError as error:
+        if 'parameter group' not in str(error):
+            raise
+        sys.exit("error: resume: the checkpoint's optimizer is of another "
+                 'model; to start from its weights, with another norm, say, '
+                 'use load_from')
 
 
 def _parse_arguments() -> argparse.Namespace:

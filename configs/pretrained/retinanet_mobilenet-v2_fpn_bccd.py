@@ -9,7 +9,7 @@ _base_ = [
 
 model = dict(bbox_head=dict(num_classes=3))
 
-train_cfg = dict(max_epochs=5, val_interval=5)
+train_cfg = dict(max_epochs=4, val_interval=4)
 param_scheduler = [
     dict(
         type='LinearLR',
@@ -21,7 +21,7 @@ param_scheduler = [
         type='CosineAnnealingLR',
         eta_min=0,
         begin=1,
-        end=5,
-        T_max=4,
+        end=4,
+        T_max=3,
         convert_to_iter_based=True)
 ]

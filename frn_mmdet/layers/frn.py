@@ -112,6 +112,15 @@ class FRN(nn.GroupNorm):
         self.ref_eps = like.new_tensor(float(ref_eps))
         self._set_share(ref_eps)
 
+    def neutral_reference(
+            self, device: torch.device | None = None) -> dict[str, Tensor]:
+        """The reference statistics with which the layer is plain FRN."""
+        channels = self.num_features
+        return dict(
+            ref_mean=torch.zeros(channels, device=device),
+            ref_var=torch.ones(channels, device=device),
+            ref_eps=torch.zeros((), device=device))
+
     def _set_share(self, ref_eps: float) -> None:
         """Keep what the kernel multiplies ``mean(x ** 2)`` with.
 
@@ -148,10 +157,10 @@ class FRN(nn.GroupNorm):
             if self.ref_mean is None:
                 self.add_reference(0.)
         elif self.ref_mean is not None and f'{prefix}weight' in state_dict:
-            state_dict.update({
-                f'{prefix}ref_mean': torch.zeros_like(self.ref_mean),
-                f'{prefix}ref_var': torch.ones_like(self.ref_var),
-                f'{prefix}ref_eps': torch.zeros_like(self.ref_eps)})
+            neutral = self.neutral_reference(
+                state_dict[f'{prefix}weight'].device)
+            state_dict.update(
+                {f'{prefix}{key}': value for key, value in neutral.items()})
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if self.ref_eps is not None and not self.ref_eps.is_meta:
             self._set_share(float(self.ref_eps))

@@ -1,6 +1,7 @@
 """The mixin that gives a detector its ``norm_cfg``."""
 
 import copy
+import logging
 
 import torch.distributed as dist
 from mmengine.device import get_device
@@ -88,6 +89,10 @@ class NormSwitch:
         """As mmdet's; a checkpoint that is not there may not be needed."""
         if self._norm_plan is not None:
             self._missing = forget_missing(self)
+        if self._missing:
+            print_log(f'no such checkpoint: {", ".join(self._missing)}; '
+                      'unless another is loaded, training will not start',
+                      'current', logging.WARNING)
         super().init_weights()
 
     def loss(self, *args, **kwargs) -> dict:

@@ -1,9 +1,9 @@
 """What happens to weights on their way into a switched detector."""
 
+import logging
 from functools import partial
 from pathlib import Path
 
-from mmcv.cnn.bricks.norm import infer_abbr
 from mmengine.logging import print_log
 from torch import nn
 
@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..layers import FRN
 from .from_bn import convert, places_of
 from .mend import pretrained_in
-from .norms import NORMS, NormPlan, part_of
+from .norms import NormPlan, part_of
 from .sites import find_slots
 
 
@@ -30,14 +30,14 @@ def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float]) -> None:
         bn_eps (dict[str, float]): See :func:`~.from_bn.convert`.
     """
     for path, module in model.named_modules():
-        if not path or part_of(path) not in plan.parts:
+        if path and part_of(path) not in plan.parts:
             continue
         checkpoint = pretrained_in(getattr(module, 'init_cfg', None))
         if checkpoint is not None and plan.converts:
             for slot in find_slots(module):
                 if type(slot.norm) is FRN:
                     slot.norm.add_reference(plan.from_bn)
-        if checkpoint is not None or '.' not in path:
+        if path and (checkpoint is not None or '.' not in path):
             module.register_load_state_dict_pre_hook(
                 partial(_see_to, at=path, plan=plan, bn_eps=bn_eps))
 
@@ -57,7 +57,8 @@ def forget_missing(model: nn.Module) -> list[str]:
     missing = []
     for path, module in model.named_modules():
         file = pretrained_in(getattr(module, 'init_cfg', None))
-        if file and '://' not in file and not Path(file).is_file():
+        if file and '://' not in file and not (
+                Path(file).expanduser().is_file()):
             missing.append(f'{path}: {file}')
             module.init_cfg = None
     return missing
@@ -90,66 +91,72 @@ def prepare_state_dict(module: nn.Module, state_dict: dict, prefix: str,
         ConfigError: If the state dict has another norm, none, part of the
             norms, or thresholds that the model has not.
     """
+    source = pretrained_in(getattr(module, 'init_cfg', None))
+    if source is not None and at:
+        _check_something_fits(module, state_dict, source, at)
+    conversion = None
     if plan.converts:
-        said = convert(module, state_dict, prefix, at, plan, bn_eps)
-        if said:
-            source = pretrained_in(getattr(module, 'init_cfg', None))
-            print_log(
-                f'{source or "the checkpoint"} was trained with BN and is '
-                f'converted. {". ".join(said)}', 'current')
-            return
-    _check_norms(module, state_dict, prefix, at, plan)
-    _check_thresholds(module, state_dict, prefix)
+        conversion = convert(module, state_dict, prefix, at, plan, bn_eps)
+    if conversion is None:
+        _check_norms(module, state_dict, prefix, at, plan)
+    _check_thresholds(module, state_dict, prefix, plan)
+    if conversion is None:
+        return
+    source = source or 'the checkpoint'
+    if conversion.said:
+        print_log(f'{source} was trained with BN and is converted. '
+                  f'{conversion.said}', 'current')
+    if conversion.warning:
+        print_log(f'{source} was trained with BN. {conversion.warning}',
+                  'current', logging.WARNING)
+
+
+def _check_something_fits(module: nn.Module, state_dict: dict, source: str,
+                          at: str) -> None:
+    """Refuse a part's own checkpoint that is of something else."""
+    layers = [key for key in module.state_dict()
+              if key.endswith('conv.weight') or key.endswith('.weight')]
+    if state_dict and not any(key in state_dict for key in layers):
+        raise ConfigError(
+            f'{at}.init_cfg: nothing in {source} is of this {at}, its first '
+            f'key is {next(iter(state_dict))}; does it need a prefix?')
 
 
 def _check_norms(module: nn.Module, state_dict: dict, prefix: str, at: str,
                  plan: NormPlan) -> None:
     for place in places_of(module, state_dict, prefix, at, plan):
         bn_there = place.bn is not None and not plan.norm.batch
-        if f'{place.own}weight' in state_dict and not bn_there:
+        if place.there and not bn_there:
             continue
-        beside, _, name = place.own[:-1].rpartition('.')
+        beside = place.own[:-1].rpartition('.')[0]
         if beside and not any(
                 key.startswith(f'{beside}.') for key in state_dict):
             continue
-        if not beside and not place.expected:
+        if not beside and not (place.expected or place.other):
             continue
-        other = 'BN' if bn_there else _other_norm(
-            state_dict, f'{beside}.' if beside else '', name, plan)
+        other = 'BN' if bn_there else place.other
         found = f'has {other} there' if other else 'has no norm there'
         raise ConfigError(
             f'the model has {plan.name} at {place.path} but the checkpoint '
-            f'{found}; {_way_out(other, plan)}')
+            f'{found}; {_way_out(bn_there, plan)}')
 
 
-def _way_out(other: str | None, plan: NormPlan) -> str:
+def _way_out(bn_there: bool, plan: NormPlan) -> str:
     text = ('set model.norm_cfg to the norm it was trained with, or give a '
             f'checkpoint trained with {plan.name}')
-    if other == 'BN' and plan.norm.from_bn is not None:
+    if bn_there and plan.scratch and plan.norm.from_bn is not None:
         text += ', or from_bn a number, to start from BN'
     return text
 
 
-def _check_thresholds(module: nn.Module, state_dict: dict,
-                      prefix: str) -> None:
+def _check_thresholds(module: nn.Module, state_dict: dict, prefix: str,
+                      plan: NormPlan) -> None:
     own = {f'{prefix}{key}' for key in module.state_dict()}
     for key in state_dict:
         if key.endswith('.tau') and key.startswith(prefix) and key not in own:
             raise ConfigError(
                 f'the checkpoint has a TLU threshold {key} but the model has '
-                'none there; set model.norm_cfg.tlu=True, or give a '
-                'checkpoint trained with tlu=False')
-
-
-def _other_norm(state_dict: dict, beside: str, name: str,
-                plan: NormPlan) -> str | None:
-    """The norm that stands in the state dict where ``beside`` + name should.
-
-    mmcv's names tell it: ``bn1`` where the model has ``frn1``.
-    """
-    postfix = name.removeprefix(infer_abbr(plan.norm.layer))
-    for other, row in NORMS.items():
-        stem = f'{beside}{infer_abbr(row.layer)}{postfix}.'
-        if any(key.startswith(stem) for key in state_dict):
-            return other
-    return None
+                'none there; ' + (
+                    'set model.norm_cfg to the norm it was trained with'
+                    if plan.tlu else 'set model.norm_cfg.tlu=True')
+                + ', or give a checkpoint trained with tlu=False')

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmdet.registry import MODELS
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..layers import BRN
 from .norms import NormPlan, part_of
 
 # Keys of a model config that hold no layers.
@@ -48,9 +50,16 @@ def bn_eps(model_cfg: dict, plan: NormPlan) -> dict[str, float]:
         for path, cfg in dicts_of(part, key):
             norm_cfg = cfg.get('norm_cfg',
                                default_of(cfg.get('type'), 'norm_cfg', None))
-            if isinstance(norm_cfg, dict) and 'eps' in norm_cfg:
+            if isinstance(norm_cfg, dict) and 'eps' in norm_cfg and (
+                    _is_bn(norm_cfg.get('type'))):
                 found[path] = norm_cfg['eps']
     return found
+
+
+def _is_bn(type_: Any) -> bool:
+    cls = class_of(type_)
+    return cls is not None and issubclass(cls, _BatchNorm) and not issubclass(
+        cls, BRN)
 
 
 def planned_parts(model_cfg: dict,

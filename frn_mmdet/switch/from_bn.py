@@ -5,8 +5,10 @@ FRN, ``layer1.0.bn2`` for ``layer1.0.frn2``, or the same index of a
 Sequential. So no architecture has to be known by name.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from mmcv.cnn.bricks.norm import build_norm_layer, infer_abbr
@@ -14,7 +16,8 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..layers import FRN
-from .norms import NormPlan
+from ..layers.frn import EPS_L
+from .norms import NORMS, NormPlan
 from .sites import find_slots
 
 WAY_OUT = ('give a whole checkpoint of the same architecture, or set '
@@ -31,7 +34,9 @@ class Place:
         norm (nn.Module): The norm.
         path (str): Its path in the detector.
         own (str): What the keys of its own state start with.
+        there (bool): Whether its own state is there.
         bn (str or None): What those of a BN start with that stands there.
+        other (str or None): Another norm that stands there, by its name.
         expected (bool): Whether the state dict has the layers beside it,
             without a bias that a norm would have made needless.
     """
@@ -39,7 +44,9 @@ class Place:
     norm: nn.Module
     path: str
     own: str
+    there: bool
     bn: str | None
+    other: str | None
     expected: bool
 
     @property
@@ -66,14 +73,29 @@ def places_of(module: nn.Module, state_dict: dict, prefix: str, at: str,
         own = f'{prefix}{slot.path}'
         parent, dot, name = own.rpartition('.')
         beside = f'{parent}{dot}'
-        renamed = f'{BN}{name.removeprefix(infer_abbr(plan.norm.layer))}'
-        bn = next((f'{beside}{other}.' for other in (renamed, name)
+        postfix = name.removeprefix(infer_abbr(plan.norm.layer))
+        bn = next((f'{beside}{other}.' for other in (f'{BN}{postfix}', name)
                    if f'{beside}{other}.running_mean' in state_dict), None)
         owner = module.get_submodule(slot.path.rpartition('.')[0])
-        places.append(
-            Place(slot.norm, f'{at}.{slot.path}' if at else slot.path,
-                  f'{own}.', bn, _layers_are_there(owner, state_dict, beside)))
+        places.append(Place(
+            norm=slot.norm,
+            path=f'{at}.{slot.path}' if at else slot.path,
+            own=f'{own}.',
+            there=f'{own}.weight' in state_dict,
+            bn=bn,
+            other=_other_norm(state_dict, beside, postfix, plan),
+            expected=_layers_are_there(owner, state_dict, beside)))
     return places
+
+
+def _other_norm(state_dict: dict, beside: str, postfix: str,
+                plan: NormPlan) -> str | None:
+    """The norm in a place by mmcv's names: ``gn1`` in that of ``frn1``."""
+    for other, row in NORMS.items():
+        stem = f'{beside}{infer_abbr(row.layer)}{postfix}.'
+        if row.layer is not plan.norm.layer and f'{stem}weight' in state_dict:
+            return other
+    return None
 
 
 def _layers_are_there(owner: nn.Module, state_dict: dict,
@@ -85,11 +107,24 @@ def _layers_are_there(owner: nn.Module, state_dict: dict,
         f'{layer}bias' in state_dict for layer in layers)
 
 
+class Conversion(NamedTuple):
+    """What became of the norms of a module.
+
+    Attributes:
+        said (str): What was converted, and how.
+        warning (str): What starts fresh, or has to do without statistics;
+            empty where nothing does.
+    """
+
+    said: str
+    warning: str
+
+
 def convert(module: nn.Module, state_dict: dict, prefix: str, at: str,
-            plan: NormPlan, bn_eps: dict[str, float]) -> list[str]:
+            plan: NormPlan, bn_eps: dict[str, float]) -> Conversion | None:
     """Replace, in place, each BN of a state dict by a norm of the plan.
 
-    Norms of parts in which it has no BN are left alone: they start fresh.
+    Norms in whose place it has none are left alone: they start fresh.
 
     Args:
         module (nn.Module): See :func:`places_of`, also for the next three.
@@ -101,35 +136,83 @@ def convert(module: nn.Module, state_dict: dict, prefix: str, at: str,
             path in the config; see :func:`~frn_mmdet.switch.config.bn_eps`.
 
     Returns:
-        list[str]: What was done, a sentence each; empty where the state dict
-        has no BN in the place of a norm.
+        Conversion or None: None where the state dict was not trained with
+        BN, or has the plan's norms already.
 
     Raises:
-        ConfigError: If the BNs are of other channels, or if they are in part
-            of the places only. The state dict is then as it was.
+        ConfigError: If the BNs are of other channels or have no statistics,
+            if they are in part of the places only, or if another norm is
+            there. The state dict is then as it was.
     """
     places = places_of(module, state_dict, prefix, at, plan)
     found = [place for place in places if place.bn]
-    # A BRN has BN's keys, so the names have to tell that these are BN's.
-    if all(place.bn == place.own for place in found) and (
-            plan.norm.batch or not found):
-        return []
+    if not _is_of_bn(places, found, state_dict, prefix, plan):
+        return None
+    fresh = [place for place in places if not place.bn and not place.there]
     for place in found:
-        _check_channels(place, state_dict, plan)
-    fresh = [place for place in places if not place.bn]
-    _check_all_there(found, fresh, state_dict, plan)
-    _check_all_used(found, state_dict, prefix, at, plan)
+        _check_state(place, state_dict, plan)
+    _check_all_there(places, found, fresh, plan)
+    own = {f'{prefix}{key}' for key in module.state_dict()}
+    _check_not_elsewhere(found, fresh, state_dict, prefix, at, own, plan)
+    _check_all_used(found, state_dict, prefix, at, own, plan)
+    device = state_dict[f'{found[0].bn}running_mean'].device if found else None
+    a = plan.from_bn
+    if a is not None and _folded(found, state_dict):
+        a = math.inf
     for place in found:
-        _replace(state_dict, place.bn, place.own, place.norm, plan,
+        _replace(state_dict, place.bn, place.own, place.norm, a,
                  _eps_of(place, bn_eps))
-    _start_thresholds(module, state_dict, prefix)
-    said = [f'{_count(found)}: {plan.name} starts from BN'
-            + ('' if plan.from_bn is None else
-               f', a = {plan.from_bn:g} (from_bn)')]
+    for place in fresh:
+        if getattr(place.norm, 'ref_mean', None) is not None:
+            state_dict.update({
+                f'{place.own}{key}': value for key, value
+                in place.norm.neutral_reference(device).items()})
+    _start_thresholds(module, state_dict, prefix, device)
+    return Conversion(*_say(found, fresh, a, plan))
+
+
+def _is_of_bn(places: list[Place], found: list[Place], state_dict: dict,
+              prefix: str, plan: NormPlan) -> bool:
+    """Whether weights were trained with BN, rather than with the plan's."""
+    if plan.norm.batch:
+        # A BRN has BN's keys, so the names have to tell that these are BN's.
+        return any(place.bn != place.own for place in found)
+    if found:
+        return True
+    return not any(place.there or place.other for place in places) and any(
+        key.startswith(prefix) and key.endswith('.running_mean')
+        for key in state_dict)
+
+
+def _folded(found: list[Place], state_dict: dict) -> bool:
+    """Whether all statistics are placeholders.
+
+    In Caffe's weights (``open-mmlab://detectron2/resnet50_caffe``) they are
+    folded into gamma and beta: what is there are means of 0, variances of 1.
+    """
+    if not found:
+        return False
+    means = torch.cat([state_dict[f'{p.bn}running_mean'] for p in found])
+    variances = torch.cat([state_dict[f'{p.bn}running_var'] for p in found])
+    return bool((means == 0).all() and ((variances - 1).abs() < 1e-3).all())
+
+
+def _say(found: list[Place], fresh: list[Place], a: float | None,
+         plan: NormPlan) -> tuple[str, str]:
+    said, warning = '', []
+    if found:
+        said = f'{_count(found)}: {plan.name} starts from BN' + (
+            '' if a is None else f', a = {a:g}' + (
+                '' if a == math.inf else ' (from_bn)'))
+    if a == math.inf:
+        warning.append(
+            f'{_count(found)}: its BN statistics are folded into gamma and '
+            f'beta, so {plan.name} cannot tell how large the maps were and '
+            'stays as BN with frozen statistics')
     if fresh:
-        said.append(f'{_count(fresh)}: fresh {plan.name}, since the '
-                    'checkpoint has no norm there')
-    return said
+        warning.append(f'{_count(fresh)}: fresh {plan.name}, since the '
+                       'checkpoint has no norm there')
+    return said, '. '.join(warning)
 
 
 def convert_by_name(state_dict: dict, plan: NormPlan, eps: float,
@@ -156,53 +239,45 @@ def convert_by_name(state_dict: dict, plan: NormPlan, eps: float,
         channels = len(state_dict[f'{path}.running_mean'])
         renamed[path] = f'{parent}{dot}{name}'
         _replace(state_dict, f'{path}.', f'{renamed[path]}.',
-                 build_norm_layer(plan.norm_cfg, channels)[1], plan, eps)
+                 build_norm_layer(plan.norm_cfg, channels)[1], plan.from_bn,
+                 eps)
     return renamed
 
 
 def _replace(state_dict: dict, old: str, new: str, norm: nn.Module,
-             plan: NormPlan, eps: float) -> None:
-    bn = {key: state_dict.pop(f'{old}{key}', None)
+             a: float | None, eps: float) -> None:
+    bn = {key: state_dict.pop(f'{old}{key}')
           for key in ('weight', 'bias', 'running_mean', 'running_var',
-                      'num_batches_tracked')}
-    state_of = _frn_state if plan.norm.layer is FRN else _brn_state
-    state = state_of(norm, bn, eps, plan)
+                      'num_batches_tracked') if f'{old}{key}' in state_dict}
+    mean, var = bn['running_mean'], bn['running_var']
+    if isinstance(norm, FRN):
+        state = dict(
+            ref_mean=mean.float(),
+            ref_var=var.float() + eps,
+            ref_eps=torch.tensor(a, device=mean.device))
+    else:
+        # The limits of r and d are for statistics that have to settle first.
+        state = dict(
+            running_mean=mean,
+            running_var=(var + (eps - norm.eps)).clamp(min=0),
+            num_batches_tracked=torch.tensor(
+                max(norm.r_steps, norm.d_steps), device=mean.device))
+    # A BN may have been without gamma and beta; one of them alone is a loss.
+    if not {'weight', 'bias'} & set(bn):
+        bn.update(weight=torch.ones_like(mean), bias=torch.zeros_like(mean))
+    state |= {key: bn[key] for key in ('weight', 'bias') if key in bn}
     state_dict.update({f'{new}{key}': value for key, value in state.items()})
 
 
-def _frn_state(norm: FRN, bn: dict, eps: float, plan: NormPlan) -> dict:
-    return dict(
-        _affine(norm, bn),
-        ref_mean=bn['running_mean'].float(),
-        ref_var=bn['running_var'].float() + eps,
-        ref_eps=torch.tensor(plan.from_bn))
-
-
-def _brn_state(norm: nn.Module, bn: dict, eps: float, plan: NormPlan) -> dict:
-    # The limits of r and d are for statistics that have to settle first.
-    return dict(
-        _affine(norm, bn),
-        running_mean=bn['running_mean'],
-        running_var=(bn['running_var'] + (eps - norm.eps)).clamp(min=0),
-        num_batches_tracked=torch.tensor(max(norm.r_steps, norm.d_steps)))
-
-
-def _affine(norm: nn.Module, bn: dict) -> dict:
-    """Gamma and beta; a BN may have been without."""
-    return dict(
-        weight=torch.ones_like(norm.weight)
-        if bn['weight'] is None else bn['weight'],
-        bias=torch.zeros_like(norm.bias)
-        if bn['bias'] is None else bn['bias'])
-
-
-def _start_thresholds(module: nn.Module, state_dict: dict,
-                      prefix: str) -> None:
+def _start_thresholds(module: nn.Module, state_dict: dict, prefix: str,
+                      device: torch.device | None) -> None:
     """Start every TLU as the ReLU that a BN network has."""
+    starts = dict(tau=0., eps_l=EPS_L)
     for key, value in module.state_dict().items():
-        if key.rpartition('.')[2] in ('tau', 'eps_l'):
-            start = value if key.endswith('eps_l') else torch.zeros_like(value)
-            state_dict.setdefault(f'{prefix}{key}', start)
+        start = starts.get(key.rpartition('.')[2])
+        if start is not None and f'{prefix}{key}' not in state_dict:
+            state_dict[f'{prefix}{key}'] = torch.full(
+                value.shape, start, dtype=value.dtype, device=device)
 
 
 def _eps_of(place: Place, bn_eps: dict[str, float]) -> float:
@@ -212,7 +287,11 @@ def _eps_of(place: Place, bn_eps: dict[str, float]) -> float:
     return bn_eps[max(inside, key=len)] if inside else BN_EPS
 
 
-def _check_channels(place: Place, state_dict: dict, plan: NormPlan) -> None:
+def _check_state(place: Place, state_dict: dict, plan: NormPlan) -> None:
+    if f'{place.bn}running_var' not in state_dict:
+        raise ConfigError(
+            f'the checkpoint has a BN at {place.bn[:-1]} without '
+            f'running_var; {WAY_OUT}')
     there = len(state_dict[f'{place.bn}running_mean'])
     if there != len(place.norm.weight):
         raise ConfigError(
@@ -221,28 +300,53 @@ def _check_channels(place: Place, state_dict: dict, plan: NormPlan) -> None:
             f'is of another architecture; {WAY_OUT}')
 
 
-def _check_all_there(found: list[Place], fresh: list[Place], state_dict: dict,
-                     plan: NormPlan) -> None:
-    """Refuse a checkpoint that has a part of a part.
+def _check_all_there(places: list[Place], found: list[Place],
+                     fresh: list[Place], plan: NormPlan) -> None:
+    """Refuse a checkpoint that has a part of a part, or another norm.
 
     A head may well have a layer more than the checkpoint's, or one that had
     no norm there. A backbone is the checkpoint's or is not.
     """
     parts = {place.part for place in found}
+    for place in fresh:
+        if place.other:
+            raise ConfigError(
+                f'the model has {plan.name} at {place.path} but the '
+                f'checkpoint has {place.other} there; leave {place.part!r} '
+                'out of model.norm_cfg.parts, or give a checkpoint trained '
+                f'with BN or {plan.name}')
+    mixed = [place for place in places
+             if place.there and not place.bn and place.part in parts]
     lost = [place for place in fresh if place.part in parts and (
         place.part == 'backbone' or place.expected)]
-    mixed = [place for place in fresh if f'{place.own}weight' in state_dict]
-    for places, what in ((mixed, f'{plan.name} in place of BN'),
-                         (lost, 'no BN')):
-        if places:
+    for there, what in ((mixed, f'{plan.name} in place of BN'),
+                        (lost, 'no BN')):
+        if there:
             raise ConfigError(
                 f'the checkpoint fits in part only: it has {what} at '
-                f'{len(places)} of {len(found) + len(fresh)} norms, '
-                f'{places[0].path} the first; {WAY_OUT}')
+                f'{len(there)} of {len(places)} norms, {there[0].path} the '
+                f'first; {WAY_OUT}')
+
+
+def _check_not_elsewhere(found: list[Place], fresh: list[Place],
+                         state_dict: dict, prefix: str, at: str,
+                         own: set[str], plan: NormPlan) -> None:
+    """Refuse norms in other places, such as one for each pyramid level."""
+    parts = {place.part for place in fresh} - {place.part for place in found}
+    for part in sorted(parts):
+        stem = prefix if at else f'{prefix}{part}.'
+        norm = next((key for key in state_dict if key.startswith(stem)
+                     and key.endswith('.running_mean') and key not in own),
+                    None)
+        if norm is not None:
+            raise ConfigError(
+                f'the checkpoint has a BN at {norm.rpartition(".")[0]}, '
+                f'where the model has no {plan.name}, and none where it has; '
+                f'leave {part!r} out of model.norm_cfg.parts')
 
 
 def _check_all_used(found: list[Place], state_dict: dict, prefix: str,
-                    at: str, plan: NormPlan) -> None:
+                    at: str, own: set[str], plan: NormPlan) -> None:
     """Refuse a backbone of which the model has a part, such as fewer blocks.
 
     BNs beside the backbone's children (a classifier's head) are nobody's.
@@ -253,7 +357,7 @@ def _check_all_used(found: list[Place], state_dict: dict, prefix: str,
     for key in state_dict:
         stem, _, name = key.rpartition('.')
         if (name == 'running_mean' and f'{stem}.' not in used
-                and _child(key, prefix, at) in children):
+                and key not in own and _child(key, prefix, at) in children):
             raise ConfigError(
                 f'the checkpoint fits in part only: it has a BN at {stem}, '
                 f'where the model has no {plan.name}; {WAY_OUT}')

@@ -26,6 +26,10 @@ def mend(model_cfg: dict, plan: NormPlan) -> list[str]:
         list[str]: One sentence for each change, for the report.
     """
     said = []
+    if plan.scratch and pretrained(model_cfg) is not None:
+        said.append(f'{pretrained(model_cfg)} is not loaded, since from_bn is '
+                    'False')
+        drop_checkpoint(model_cfg)
     for key, part in planned_parts(model_cfg, plan):
         for path, cfg in dicts_of(part, key):
             if path == key or pretrained(cfg) is not None:

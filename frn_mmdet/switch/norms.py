@@ -1,7 +1,6 @@
 """The norms that ``model.norm_cfg`` may name, and what its value means."""
 
 import inspect
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ NOT_ARGS = ('num_features', 'num_channels', 'tlu', 'ref_eps', 'process_group',
 # How FRN starts where there are weights that were trained with BN: see
 # docs/studies/pretrained.md for the choice.
 FROM_BN = 10.
+LARGEST = 1e30  # that float32 can hold, and more than enough to be BN
 
 
 class Norm(NamedTuple):
@@ -144,8 +144,20 @@ def read_norm(text: str) -> dict:
             raise ConfigError(
                 f'norm {text!r}: {pair!r} is not an argument; write '
                 'GN:num_groups=8')
-        value[key] = yaml.safe_load(argument)
+        value[key] = _read_argument(text, argument)
     return value
+
+
+def _read_argument(text: str, argument: str) -> Any:
+    try:
+        value = yaml.safe_load(argument)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f'norm {text!r}: {argument!r} is no value') from error
+    try:  # YAML takes 1e-4, without a point, for a word
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def parse_norm_cfg(value: str | dict) -> NormPlan:
@@ -202,10 +214,10 @@ def _check_from_bn(name: str, norm: Norm, value: Any) -> float | bool | None:
             f'model.norm_cfg.from_bn: {name} takes no {value!r}, only False '
             f'(from scratch); a number is for {", ".join(able)}')
     if isinstance(value, bool) or not isinstance(
-            value, (int, float)) or not 0 <= value < math.inf:
+            value, (int, float)) or not 0 <= value <= LARGEST:
         raise ConfigError(
-            'model.norm_cfg.from_bn must be a number from 0 up, or False for '
-            f'no pretrained weights, got {value!r}')
+            'model.norm_cfg.from_bn must be a number from 0 up to '
+            f'{LARGEST:g}, or False for no pretrained weights, got {value!r}')
     return float(value)
 
 

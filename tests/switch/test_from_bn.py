@@ -249,7 +249,8 @@ def test_thresholds_start_as_relu(build, bn_detector):
 
 def test_a_converted_run_needs_no_bn(small, tmp_path):
     """Saved, then loaded as a test or a resume would, whatever from_bn."""
-    bn = small('RetinaNet', 'BN', seed=1)
+    bn = small('RetinaNet', dict(type='BN', parts=['backbone', 'neck']),
+               seed=1)
     natural(bn.backbone)
     model = small('RetinaNet', dict(type='FRN', from_bn=3), seed=2)
     load_state_dict(model, bn.state_dict())
@@ -378,3 +379,177 @@ def test_no_checkpoint_no_reference(build):
     model = build('RetinaNet', 'FRN', {'backbone.init_cfg': None})
     assert not any(m.ref_mean is not None for m in model.modules()
                    if isinstance(m, FRN))
+
+
+def folded(bn):
+    """As Caffe's weights are: the statistics within gamma and beta."""
+    with torch.no_grad():
+        for norm in bn.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+                norm.bias -= norm.running_mean * scale
+                norm.weight.copy_(scale)
+                norm.running_mean.zero_()
+                norm.running_var.fill_(1 - norm.eps)
+
+
+def test_folded_statistics_say_nothing_of_the_maps(build, bn_detector):
+    """So the norm stays BN, whatever a, and a warning says so."""
+    bn = bn_detector(options=R18)
+    folded(bn.backbone)
+    model = build('RetinaNet', 'FRN', dict(R18, **{
+        'backbone.init_cfg': None}))
+    records = said_in_log('test_folded')
+    load_state_dict(model.backbone, bn.backbone.state_dict())
+    maps_equal(bn.backbone, model.backbone, torch.randn(1, 3, 96, 96), 1e-5)
+    assert any('folded into gamma and beta' in r for r in records)
+
+
+@pytest.mark.parametrize('saved, loaded, words', [
+    # a norm per pyramid level, in the plugin's own RetinaNet
+    ('BN', 'FRN', ['bbox_head.cls_convs.0.0.bn', "leave 'bbox_head' out"]),
+    (dict(type='BN', parts=['backbone', 'neck'], tlu=True), 'FRN',
+     ['threshold', 'the norm it was trained with', 'tlu=False']),
+    (dict(type='BN', parts=['backbone', 'neck'], tlu=True),
+     dict(type='FRN', tlu=False), ['threshold', 'tlu=True']),
+    ('BRN', 'FRN', ['backbone.frn1', 'has BRN']),
+])
+def test_other_norms_of_ours_are_refused(small, saved, loaded, words):
+    with pytest.raises(ConfigError) as error:
+        load_state_dict(small('RetinaNet', loaded),
+                        small('RetinaNet', saved).state_dict())
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_head_with_another_norm_is_refused(build):
+    """Stock ATSS: BN in the backbone, GN in the head."""
+    config = 'mmdet::atss/atss_r50_fpn_1x_coco.py'
+    options = dict(R18, **{'backbone.init_cfg': None})
+    state = build(config, None, options).state_dict()
+    with pytest.raises(ConfigError, match="has GN there; leave 'bbox_head'"):
+        load_state_dict(build(config, 'FRN', options), state)
+    model = build(config, dict(type='FRN', parts=['backbone', 'neck']),
+                  options)
+    load_state_dict(model, state)
+
+
+@pytest.mark.parametrize('parts', ['neck', ['neck', 'head']])
+def test_parts_beside_a_backbone_that_stays_bn(small, parts):
+    """They never had a norm, and start fresh."""
+    bn = small('MaskRCNN', dict(type='BN', parts='backbone'))
+    records = said_in_log(f'test_parts_{parts}')
+    model = small('MaskRCNN', dict(type='FRN', parts=parts), {
+        'backbone.norm_cfg.type': 'BN'})
+    load_state_dict(model, bn.state_dict())
+    assert any('neck (8)' in r and 'fresh' in r for r in records)
+
+
+def test_frn_in_some_parts_and_bn_in_others(small):
+    """Each part of a checkpoint may have one or the other."""
+    mixed = small('MaskRCNN', dict(type='FRN', parts=['neck', 'head']),
+                  seed=1)
+    natural(mixed.backbone)
+    model = small('MaskRCNN', LARGE, seed=2)
+    load_state_dict(model, mixed.state_dict())
+    x = torch.randn(1, 3, 96, 96)
+    mixed.eval()
+    model.eval()
+    for a, b in zip(mixed.extract_feat(x), model.extract_feat(x),
+                    strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
+
+
+def test_into_a_model_without_memory(small):
+    """meta, then assign: nothing is left there."""
+    bn = small('MaskRCNN', 'BN', seed=1)
+    natural(bn.backbone)
+    model = small('MaskRCNN', dict(LARGE, learnable_eps=True),
+                  seed=2).to('meta')
+    model.load_state_dict(bn.state_dict(), assign=True)
+    assert not any(p.is_meta for p in model.state_dict().values())
+    maps_equal(bn.backbone, model.backbone, torch.randn(1, 3, 96, 96))
+
+
+def test_a_checkpoint_of_the_whole_detector_and_its_average(small, tmp_path):
+    bn = small('MaskRCNN', dict(type='BN', parts='backbone'), seed=1)
+    natural(bn.backbone)
+    path = str(tmp_path / 'detector.pth')
+    torch.save(bn.state_dict(), path)
+    model = small('MaskRCNN', LARGE, {'init_cfg': dict(
+        type='Pretrained', checkpoint=path)}, seed=2)
+    average = ExponentialMovingAverage(model)
+    model.init_weights()
+    average.update_parameters(model)
+    maps_equal(bn.backbone, average.module.backbone,
+               torch.randn(1, 3, 96, 96))
+    # what the checkpoint has no norm for is plain FRN
+    frn = model.neck.fpn_convs[0].frn
+    assert frn.share == 1
+    assert frn.ref_mean.eq(0).all()
+    scratch = small('MaskRCNN', dict(type='FRN', from_bn=False), {
+        'init_cfg': dict(type='Pretrained', checkpoint=path)})
+    assert scratch.init_cfg is None
+
+
+def test_eps_of_another_norm_is_not_bns(small):
+    bn = small('MaskRCNN', 'BN', seed=1)
+    natural(bn.backbone)
+    model = small('MaskRCNN', LARGE, {'backbone.norm_cfg': dict(
+        type='GN', num_groups=8, eps=.1, _delete_=True)}, seed=2)
+    load_state_dict(model, bn.state_dict())
+    maps_equal(bn.backbone, model.backbone, torch.randn(1, 3, 96, 96))
+
+
+@pytest.mark.parametrize('rename', [
+    lambda key: f'backbone.{key}', lambda key: f'features.{key}'])
+def test_a_checkpoint_of_which_nothing_fits_is_refused(build, bn_detector,
+                                                       tmp_path, rename):
+    bn = bn_detector(options=R18)
+    path = str(tmp_path / 'renamed.pth')
+    torch.save({rename(k): v for k, v in bn.backbone.state_dict().items()},
+               path)
+    model = build('RetinaNet', 'FRN', dict(R18, **{
+        'backbone.init_cfg': dict(type='Pretrained', checkpoint=path)}))
+    with pytest.raises(ConfigError, match='nothing in .*does it need a pref'):
+        model.init_weights()
+
+
+def test_a_bn_of_the_models_own_is_not_left_over(build, bn_detector):
+    bn, model = bn_detector(options=R18), build(
+        'RetinaNet', LARGE, dict(R18, **{'backbone.init_cfg': None}))
+    for detector in (bn, model):
+        detector.backbone.layer2.add_module('hard', nn.BatchNorm2d(4))
+    load_state_dict(model, bn.state_dict())
+
+
+def test_a_bn_without_running_var(small):
+    state = small('MaskRCNN', 'BN').state_dict()
+    del state['backbone.bn1.running_var']
+    with pytest.raises(ConfigError, match='backbone.bn1 without running_var'):
+        load_state_dict(small('MaskRCNN', 'FRN'), state)
+
+
+def test_a_lost_gamma_is_missed(build, bn_detector):
+    """A BN may be without gamma and beta, but not without one of them."""
+    state = bn_detector(options=R18).state_dict()
+    del state['backbone.bn1.weight']
+    model = build('RetinaNet', dict(LARGE, parts='backbone'),
+                  dict(R18, **{'backbone.init_cfg': None}))
+    missing = model.load_state_dict(state, strict=False).missing_keys
+    assert missing == ['backbone.frn1.weight']
+
+
+def test_a_missing_file_is_said_at_once(build, tmp_path, monkeypatch):
+    options = dict(R18, **{'backbone.init_cfg': dict(
+        type='Pretrained', checkpoint='~/bn.pth')})
+    records = said_in_log('test_missing')
+    build('RetinaNet', 'FRN', options).init_weights()
+    assert any('no such checkpoint: backbone: ~/bn.pth' in r for r in records)
+    # a home is one to mmengine, too
+    bn = build('RetinaNet', None, options)
+    torch.save(bn.backbone.state_dict(), tmp_path / 'bn.pth')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    model = build('RetinaNet', 'FRN', options, seed=2)
+    model.init_weights()
+    assert torch.equal(model.backbone.conv1.weight, bn.backbone.conv1.weight)
