@@ -12,6 +12,7 @@ CONFIG's backbone and neck is compared, before and after, on images of DIR.
 import argparse
 import copy
 import logging
+import math
 import sys
 from pathlib import Path
 
@@ -83,25 +84,31 @@ def convert(args):
         raise ConfigError(
             f'--norm: {args.norm} cannot start from BN; choose FRN, with '
             'from_bn a number, or BRN')
-    if not args.bn_eps > 0:
-        raise ConfigError(f'--bn-eps must be above 0, got {args.bn_eps:g}')
+    if 'parts' in value:
+        raise ConfigError(
+            f'--norm: {args.norm} names parts, but every BN is converted')
+    if not 0 < args.bn_eps < math.inf:
+        raise ConfigError(
+            f'--bn-eps must be a number above 0, got {args.bn_eps:g}')
+    if args.out.is_dir() or not args.out.name:
+        raise ConfigError(f'OUT: {args.out} is a folder; give a file')
     images = find_images(args)
     checkpoint = load(args.source)
-    wrapped = isinstance(checkpoint.get('state_dict'), dict)
-    before = checkpoint['state_dict'] if wrapped else checkpoint
+    key = next((key for key in ('state_dict', 'model')
+                if isinstance(checkpoint.get(key), dict)), None)
+    before = check_weights(checkpoint[key] if key else checkpoint, args)
     after = copy.copy(before)
-    renamed = convert_by_name(after, plan, args.bn_eps, args.keep_names)
-    if not renamed:
-        raise ConfigError(
-            f'IN: {args.source} has no BN (no key that ends in running_mean)')
+    renamed, a = convert_by_name(after, plan, args.bn_eps, args.keep_names)
     report = compare(args, value, before, images) if images else ''
     # Not the optimizer's state, which counts the parameters of BN.
-    write(dict(meta=checkpoint.get('meta', {}), state_dict=after)
-          if wrapped else after, args.out)
+    write({'meta': checkpoint.get('meta', {}), key: after} if key else after,
+          args.out)
     old, new = next(iter(renamed.items()))
     print(f'{args.out}: {len(renamed)} BN became {plan.name}'
-          + ('' if plan.from_bn is None else f', a = {plan.from_bn:g}')
-          + f' ({old} is {new})')
+          + ('' if a is None else f', a = {a:g}') + f' ({old} is {new})')
+    if a == math.inf:
+        print('Its statistics are folded into gamma and beta (mean 0, '
+              'variance 1), so FRN stays as BN with frozen statistics.')
     print(report, end='')
 
 
@@ -115,6 +122,29 @@ def load(source):
         raise ConfigError(
             f'IN: {source} holds a {type(checkpoint).__name__}, not weights')
     return checkpoint
+
+
+def check_weights(state, args):
+    """Return a state dict, in which each BN is whole."""
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise ConfigError(
+                f'IN: {args.source} holds no weights: at {name!r} there is a '
+                f'{type(value).__name__}')
+    means = [name for name in state if name.endswith('running_mean')]
+    if not means:
+        raise ConfigError(
+            f'IN: {args.source} has no BN (no key that ends in running_mean)')
+    for name in means:
+        path = name.removesuffix('.running_mean')
+        shape = getattr(state.get(f'{path}.running_var'), 'shape', None)
+        if len(state[name].shape) != 1 or shape != state[name].shape:
+            raise ConfigError(
+                f'IN: {path} is no BN: running_mean and running_var have '
+                'other shapes than (channels,)')
+        if path.rpartition('.')[2].startswith('brn'):
+            raise ConfigError(f'IN: {path} is a BRN, not a BN')
+    return state
 
 
 def write(checkpoint, path):
@@ -148,8 +178,7 @@ def find_images(args):
 def compare(args, value, before, images):
     """Return the table of differences, mean over the images."""
     init_default_scope('mmdet')
-    cfg = (get_config(args.check) if '::' in args.check
-           else Config.fromfile(args.check))
+    cfg = read_config(args.check)
     parts = sorted({part_of(path) for path in bn_paths(build(cfg, None))}
                    & {'backbone', 'neck'})
     if not parts:
@@ -159,19 +188,20 @@ def compare(args, value, before, images):
     value = value | dict(parts=parts, tlu=False)
     models = [build(cfg, None), build(cfg, value)]
     after = copy.copy(before)
-    renamed = convert_by_name(after, parse_norm_cfg(value), args.bn_eps,
-                              keep_names=False)
+    renamed, _ = convert_by_name(after, parse_norm_cfg(value), args.bn_eps,
+                                 keep_names=False)
     at = '' if any(key.startswith('backbone.') for key in before) else (
         'backbone.')
     for model, state in zip(models, (before, after), strict=True):
         fill(model.get_submodule(at.rstrip('.')), state, args)
     there = bn_paths(models[0])
+    check_eps(models[0], there, args)
     pairs = {f'{at}{old}': f'{at}{new}' for old, new in renamed.items()
              if f'{at}{old}' in there}
     differences = {}
     pipeline = Compose(get_test_pipeline_cfg(cfg))
     for file in images:
-        data = pseudo_collate([pipeline(dict(img_path=str(file), img_id=0))])
+        data = pseudo_collate([read_image(pipeline, file)])
         data = models[0].data_preprocessor(data, False)['inputs']
         first = outputs(models[0], pairs, data)
         second = outputs(models[1], pairs.values(), data)
@@ -183,6 +213,34 @@ def compare(args, value, before, images):
             for path, each in differences.items()]
     return (f'\nRelative difference from BN, mean of {len(images)} images:\n\n'
             + table(rows, ['layer', 'difference']) + '\n')
+
+
+def read_config(path):
+    """Return a config, of mmdet's or of a file."""
+    try:
+        return get_config(path) if '::' in path else Config.fromfile(path)
+    except Exception as error:  # whatever a config may raise
+        raise ConfigError(
+            f'--check: {path} cannot be read: {error}') from error
+
+
+def read_image(pipeline, file):
+    """Return an image as the config's test has it."""
+    try:
+        return pipeline(dict(img_path=str(file), img_id=0))
+    except Exception as error:  # whatever a decoder may raise
+        raise ConfigError(
+            f'--images: {file} cannot be read: {error}') from error
+
+
+def check_eps(model, paths, args):
+    """Refuse another eps than that of the config's BNs."""
+    for path in paths:
+        eps = model.get_submodule(path).eps
+        if eps != args.bn_eps:
+            raise ConfigError(
+                f'--bn-eps is {args.bn_eps:g}, but in {args.check} that of '
+                f'{path} is {eps:g}; give --bn-eps {eps:g}')
 
 
 def build(cfg, value):
@@ -209,7 +267,10 @@ def fill(module, state, args):
     if lacking:
         raise ConfigError(f'--check: {args.source} is not of {args.check}, '
                           f'it has no {lacking[0]} of that shape')
-    module.load_state_dict(state, strict=False)
+    shapes = {key: value.shape for key, value in module.state_dict().items()}
+    module.load_state_dict({
+        key: value for key, value in state.items()
+        if shapes.get(key) == value.shape}, strict=False)
 
 
 @torch.no_grad()

@@ -157,7 +157,7 @@ def convert(module: nn.Module, state_dict: dict, prefix: str, at: str,
     _check_all_used(found, state_dict, prefix, at, own, plan)
     device = state_dict[f'{found[0].bn}running_mean'].device if found else None
     a = plan.from_bn
-    if a is not None and _folded(found, state_dict):
+    if a is not None and _folded([p.bn for p in found], state_dict):
         a = math.inf
     for place in found:
         _replace(state_dict, place.bn, place.own, place.norm, a,
@@ -184,16 +184,17 @@ def _is_of_bn(places: list[Place], found: list[Place], state_dict: dict,
         for key in state_dict)
 
 
-def _folded(found: list[Place], state_dict: dict) -> bool:
+def _folded(stems: list[str], state_dict: dict) -> bool:
     """Whether all statistics are placeholders.
 
     In Caffe's weights (``open-mmlab://detectron2/resnet50_caffe``) they are
     folded into gamma and beta: what is there are means of 0, variances of 1.
     """
-    if not found:
+    if not stems:
         return False
-    means = torch.cat([state_dict[f'{p.bn}running_mean'] for p in found])
-    variances = torch.cat([state_dict[f'{p.bn}running_var'] for p in found])
+    means = torch.cat([state_dict[f'{stem}running_mean'] for stem in stems])
+    variances = torch.cat([state_dict[f'{stem}running_var']
+                           for stem in stems])
     return bool((means == 0).all() and ((variances - 1).abs() < 1e-3).all())
 
 
@@ -215,8 +216,9 @@ def _say(found: list[Place], fresh: list[Place], a: float | None,
     return said, '. '.join(warning)
 
 
-def convert_by_name(state_dict: dict, plan: NormPlan, eps: float,
-                    keep_names: bool) -> dict[str, str]:
+def convert_by_name(
+        state_dict: dict, plan: NormPlan, eps: float,
+        keep_names: bool) -> tuple[dict[str, str], float | None]:
     """Replace, in place, every BN of a state dict, whatever model it is of.
 
     Args:
@@ -227,10 +229,15 @@ def convert_by_name(state_dict: dict, plan: NormPlan, eps: float,
             than the one that mmcv gives it, ``frn1`` for ``bn1``.
 
     Returns:
-        dict[str, str]: Paths of the BNs, and of the norms in their place.
+        tuple: Paths of the BNs and of the norms in their place, a dict; and
+        the a that FRN starts with, infinite where the statistics are folded
+        into gamma and beta, None for a norm that has none.
     """
     paths = [key.removesuffix('.running_mean') for key in state_dict
              if key.endswith('.running_mean')]
+    a = plan.from_bn
+    if a is not None and _folded([f'{path}.' for path in paths], state_dict):
+        a = math.inf
     renamed = {}
     for path in paths:
         parent, dot, name = path.rpartition('.')
@@ -239,9 +246,8 @@ def convert_by_name(state_dict: dict, plan: NormPlan, eps: float,
         channels = len(state_dict[f'{path}.running_mean'])
         renamed[path] = f'{parent}{dot}{name}'
         _replace(state_dict, f'{path}.', f'{renamed[path]}.',
-                 build_norm_layer(plan.norm_cfg, channels)[1], plan.from_bn,
-                 eps)
-    return renamed
+                 build_norm_layer(plan.norm_cfg, channels)[1], a, eps)
+    return renamed, a
 
 
 def _replace(state_dict: dict, old: str, new: str, norm: nn.Module,

@@ -81,6 +81,20 @@ def test_brn(net, tmp_path):
     torch.testing.assert_close(other.eval()(x), model(x))
 
 
+def test_folded_statistics(net, tmp_path, capsys):
+    model, path = net
+    for norm in (model.bn1, model.tail[1]):
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1)
+    torch.save(model.state_dict(), path)
+    main([str(path), str(tmp_path / 'frn.pth'), '--keep-names'])
+    assert 'folded into gamma and beta' in capsys.readouterr().out
+    other = Net(FRN)
+    other.load_state_dict(torch.load(tmp_path / 'frn.pth'))
+    x = torch.randn(2, 3, 12, 12)
+    torch.testing.assert_close(other(x), model(x))
+
+
 def test_bn_eps(net, tmp_path):
     model, path = net
     main([str(path), str(tmp_path / 'frn.pth'), '--bn-eps', '0.5'])
@@ -146,7 +160,12 @@ def test_check_tells_how_far_each_layer_is(backbone, images, tmp_path,
     (['--norm', 'FRN:from_bn=-1'], ['from_bn', '-1']),
     (['--norm', 'FRN:from_bn=False'], ['--norm', 'from_bn']),
     (['--norm', 'XN'], ["'XN'", 'choose one of']),
+    (['--norm', 'FRN:from_bn=[1'], ['is no value']),
+    (['--norm', 'FRN:parts=neck'], ['--norm', 'parts']),
     (['--bn-eps', '0'], ['--bn-eps', '0']),
+    (['--bn-eps', 'inf'], ['--bn-eps', 'inf']),
+    (['--check', 'no/such.py'], ['--check', 'no/such.py cannot be read']),
+    (['--check', 'mmdet::no/such.py'], ['--check', 'cannot be read']),
     (['--check', 'mmdet::gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py'],
      ['--check', 'no BN']),
     (['--check', 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'],
@@ -171,6 +190,12 @@ def test_wrong_arguments_are_refused(net, images, tmp_path, args, words):
     (b'not a checkpoint', ['IN', 'cannot be loaded']),
     ({'conv.weight': torch.zeros(3)}, ['IN', 'has no BN']),
     ([1, 2], ['IN', 'holds a list']),
+    ({3: torch.zeros(3)}, ['IN', 'holds no weights']),
+    ({'a': 'b'}, ['IN', 'holds no weights', 'str']),
+    ({'bn.running_mean': torch.zeros(3)}, ['IN', 'bn is no BN']),
+    ({'bn.running_mean': torch.tensor(0.)}, ['IN', 'bn is no BN']),
+    ({'brn1.running_mean': torch.zeros(3),
+      'brn1.running_var': torch.ones(3)}, ['IN', 'brn1 is a BRN']),
 ])
 def test_a_wrong_file_is_refused(tmp_path, content, words):
     path, out = tmp_path / 'in.pth', tmp_path / 'out.pth'
@@ -185,7 +210,29 @@ def test_a_wrong_file_is_refused(tmp_path, content, words):
     assert not out.exists()
 
 
+def test_check_refuses_another_eps(backbone, images, tmp_path):
+    with pytest.raises(SystemExit, match='give --bn-eps 1e-05'):
+        main([str(backbone), str(tmp_path / 'out.pth'), '--bn-eps', '0.1',
+              '--check', str(CONFIG), '--images', str(images)])
+
+
+def test_an_image_that_is_none(backbone, images, tmp_path):
+    (images / '0.jpg').write_text('junk')
+    with pytest.raises(SystemExit, match='--images: .*0.jpg cannot be read'):
+        main([str(backbone), str(tmp_path / 'out.pth'), '--check',
+              str(CONFIG), '--images', str(images)])
+
+
+def test_weights_under_the_key_model(net, tmp_path):
+    model, path = net
+    torch.save(dict(model=model.state_dict()), path)
+    main([str(path), str(tmp_path / 'out.pth')])
+    assert 'frn1.weight' in torch.load(tmp_path / 'out.pth')['model']
+
+
 def test_no_place_to_write(net, tmp_path):
+    with pytest.raises(SystemExit, match='OUT: .* is a folder'):
+        main([str(net[1]), str(tmp_path)])
     (tmp_path / 'file').touch()
     with pytest.raises(SystemExit, match='OUT: .* cannot be written'):
         main([str(net[1]), str(tmp_path / 'file/out.pth')])
