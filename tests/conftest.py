@@ -1,6 +1,7 @@
 """Detectors built the way mmdet builds them: from a config, by registry."""
 
 import copy
+import logging
 import os
 
 import pytest
@@ -42,6 +43,13 @@ def _write(path):
             'w', suffix='.py', delete=False) as file:
         file.write(f"_base_ = '{path}'\n")
     return file.name
+
+
+@pytest.fixture(autouse=True)
+def talkative():
+    """A tool that was called in this process may have silenced the log."""
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture
