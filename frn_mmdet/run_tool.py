@@ -36,6 +36,13 @@ def run_mmdet_tool(name: str, splits: tuple[str, ...]) -> None:
         runpy.run_path(str(tool), run_name='__main__')
     except ConfigError as error:
         sys.exit(f'error: {error}')
+    except ModuleNotFoundError as error:
+        if error.name != 'torchvision':
+            raise
+        sys.exit('error: mmengine needs torchvision to find a torchvision:// '
+                 'checkpoint; install the one of your torch, or give init_cfg '
+                 'a file, or set model.norm_cfg.from_bn=False to start from '
+                 'scratch')
     except ValueError as error:
         if 'parameter group' not in str(error):
             raise

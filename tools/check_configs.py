@@ -97,7 +97,7 @@ def describe(path):
         steps = cfg.train_cfg.max_iters
         images = steps * batch
     else:
-        name = path.stem.rpartition('_')[2]
+        name = next((n for n in TRAIN_IMAGES if n in path.stem), 'shapes')
         images = cfg.train_cfg.max_epochs * TRAIN_IMAGES[name]
         steps = cfg.train_cfg.max_epochs * -(-TRAIN_IMAGES[name] // batch)
     peak = max([cfg.optim_wrapper.optimizer.lr] +

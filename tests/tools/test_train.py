@@ -1,3 +1,4 @@
+import importlib.util
 import re
 import signal
 import subprocess
@@ -106,7 +107,10 @@ def test_two_processes(tool, tmp_path):
     pytest.param('IN', '69 norms', marks=pytest.mark.slow),
 ])
 def test_one_key_on_mmdets_own_config(tool, tmp_path, shapes, norm, count):
-    """BN keeps mmdet's checkpoint, which cannot be had here: from scratch."""
+    """FRN goes on from a BN checkpoint in torchvision's format.
+
+    That of the config cannot be had here. BN trains from scratch.
+    """
     config = tmp_path / 'mine.py'
     config.write_text(f'{STOCK}model = dict(type="frn_mmdet.RetinaNet")\n')
     options = [
@@ -115,6 +119,9 @@ def test_one_key_on_mmdets_own_config(tool, tmp_path, shapes, norm, count):
     ]
     if 'BN' in norm:
         options.append('model.backbone.init_cfg=None')
+    if norm == 'FRN':
+        options.append('model.backbone.init_cfg.checkpoint='
+                       f'{resnet50(tmp_path)}')
     for split in ('train', 'val', 'test'):
         options += [
             f'{split}_dataloader.dataset.data_root={shapes}/',
@@ -133,6 +140,38 @@ def test_one_key_on_mmdets_own_config(tool, tmp_path, shapes, norm, count):
     losses = [float(x) for x in re.findall(r' loss: ([\d.]+)', log)]
     assert len(losses) == 2
     assert all(0 < loss < 100 for loss in losses)
+    converted = 'was trained with BN and is converted. backbone (53)' in log
+    assert converted is (norm == 'FRN')
+
+
+def resnet50(folder):
+    """A file with the keys of torchvision's, its statistics not untouched."""
+    from mmdet.models import ResNet
+    torch.manual_seed(0)
+    state = ResNet(50).state_dict()
+    for key, value in state.items():
+        if key.endswith('running_var'):
+            value.uniform_(.5, 2)
+    state['fc.weight'] = torch.zeros(1000, 2048)
+    state['fc.bias'] = torch.zeros(1000)
+    torch.save(state, folder / 'resnet50.pth')
+    return folder / 'resnet50.pth'
+
+
+@pytest.mark.skipif(importlib.util.find_spec('torchvision') is not None,
+                    reason='it is here')
+def test_torchvisions_weights_without_torchvision(tool, tmp_path, shapes):
+    config = tmp_path / 'mine.py'
+    config.write_text(f'{STOCK}model = dict(type="frn_mmdet.RetinaNet", '
+                      'norm_cfg="FRN")\n')
+    data = [f'{split}_dataloader.dataset.{option}'
+            for split in ('train', 'val') for option in (
+                f'data_root={shapes}/',
+                'metainfo.classes=(circle,square,triangle)')]
+    log = tool('train.py', config, '--work-dir', tmp_path, '--cfg-options',
+               *data, f'val_evaluator.ann_file={shapes}/annotations/'
+               'instances_val2017.json', ok=False)
+    assert log.splitlines()[-1].startswith('error: mmengine needs torchvision')
 
 
 @pytest.mark.parametrize('args, words', [
@@ -175,7 +214,11 @@ def test_a_run_that_started_from_bn_needs_no_bn_file(tool, tmp_path):
     model = Config.fromfile(DEMO).model
     model.norm_cfg = dict(type='BN')
     weights = tmp_path / 'bn.pth'
-    torch.save(MODELS.build(model).state_dict(), weights)
+    state = MODELS.build(model).state_dict()
+    for key, value in state.items():
+        if key.endswith('running_var'):
+            value.uniform_(.5, 2)
+    torch.save(state, weights)
     options = [
         'model.backbone.init_cfg.type=Pretrained',
         'model.backbone.init_cfg.prefix=backbone.',
