@@ -23,10 +23,7 @@ NORMS = {
     'FRN from BN, a = 100': 'FRN:from_bn=100',
     'FRN from BN, a = 10': 'FRN:from_bn=10',
     'FRN+ReLU from BN, a = 10': 'FRN+ReLU:from_bn=10',
-    'FRN from BN, a = 1': 'FRN:from_bn=1',
-    'FRN+ReLU from BN, a = 1': 'FRN+ReLU:from_bn=1',
     'FRN from BN, a = 0': 'FRN:from_bn=0',
-    'BRN from BN': 'BRN',
 }
 EPOCHS = 4
 AP = 'coco/bbox_mAP'

@@ -85,7 +85,7 @@ STARTS = dict(
     kangaroo=[
         *BNS, *map(from_bn, (100, 10, 1, 0)),
         Row("GN, BN's gamma and beta", GN, AFFINE), *SCRATCH],
-    bccd=[*BNS, from_bn(10), *SCRATCH],
+    bccd=[*BNS, from_bn(10), SCRATCH[0]],
     choices=[
         from_bn(10, ', no warm-up', options=NO_WARM_UP),
         from_bn(10, ', gamma and beta decay', options=DECAY),
