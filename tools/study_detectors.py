@@ -53,7 +53,7 @@ def run(out, seeds, jobs):
 
 def train_bn(out, seed):
     """Return the checkpoint of a detector trained with BN."""
-    folder = out / f'bn_s{seed}'
+    folder = out / f'start_s{seed}'
     if not (folder / 'done').exists():
         call('train.py', CONFIG, '--work-dir', folder, '--cfg-options',
              *norm('BN'), f'randomness.seed={seed}',
