@@ -261,16 +261,14 @@ def bn_paths(model):
 
 def fill(module, state, args):
     """Load weights; every norm of the module must be among them."""
-    lacking = [key for key, value in module.state_dict().items()
-               if key.endswith(('running_mean', 'ref_mean'))
-               and getattr(state.get(key), 'shape', None) != value.shape]
+    fitting = {key: state[key] for key, value in module.state_dict().items()
+               if key in state and state[key].shape == value.shape}
+    lacking = [key for key in module.state_dict() if key not in fitting
+               and key.endswith(('running_mean', 'ref_mean'))]
     if lacking:
         raise ConfigError(f'--check: {args.source} is not of {args.check}, '
                           f'it has no {lacking[0]} of that shape')
-    shapes = {key: value.shape for key, value in module.state_dict().items()}
-    module.load_state_dict({
-        key: value for key, value in state.items()
-        if shapes.get(key) == value.shape}, strict=False)
+    module.load_state_dict(fitting, strict=False)
 
 
 @torch.no_grad()

@@ -6,12 +6,12 @@ then tested with another norm, and trained on for four epochs.
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from frn_mmdet.compare.report import Score
 from frn_mmdet.markdown import table
 from frn_mmdet.scalars import find_logs, read_scalars
 from frn_mmdet.switch.norms import read_norm
@@ -96,9 +96,8 @@ def norm(text):
 
 def points(values):
     """Return mean and deviation of APs in points."""
-    values = list(values)
-    spread = statistics.stdev(values) if len(values) > 1 else 0
-    return f'{statistics.fmean(values):.1f} ± {spread:.1f}'
+    score = Score(list(values), failed=[])
+    return f'{score.mean:.1f} ± {score.std:.1f}'
 
 
 def call(tool, *args):
