@@ -8,12 +8,12 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from ..errors import ConfigError
+from ..switch.apply import apply_plan
 from ..switch.checkpoint import forget_missing, prepare_state_dict, watch
 from ..switch.config import bn_eps, set_norms
 from ..switch.mend import mend
 from ..switch.norms import parse_norm_cfg
-from ..switch.place import place_tlu
-from ..switch.report import describe_switch
+from ..switch.report import describe_stayed, describe_switch
 
 
 class NormSwitch:
@@ -45,6 +45,7 @@ class NormSwitch:
                  norm_cfg: str | dict | None = None,
                  **kwargs) -> None:
         self._norm_plan = None
+        self.switch_outcome = None
         self._missing = []
         if norm_cfg is None:
             super().__init__(**kwargs)
@@ -62,10 +63,13 @@ class NormSwitch:
             raise ConfigError(
                 f'model.norm_cfg.num_groups: {error}; choose one that divides '
                 'the channels of every layer') from error
-        place_tlu(self, plan)
+        outcome = self.switch_outcome = apply_plan(self, plan)
         watch(self, plan, self._bn_eps)
         self._norm_plan = plan
-        print_log(describe_switch(self, plan, mended), logger='current')
+        print_log(describe_switch(plan, outcome, mended), logger='current')
+        if outcome.stayed:
+            print_log(describe_stayed(plan, outcome.stayed), 'current',
+                      logging.WARNING)
 
     def train(self, mode: bool = True) -> 'NormSwitch':
         """As ``nn.Module.train``, but no SyncBN that cannot synchronise.

@@ -12,7 +12,7 @@ from ..layers import FRN
 from .from_bn import convert, places_of
 from .mend import pretrained_in
 from .norms import NormPlan, part_of
-from .sites import find_slots
+from .sites import norms_of
 
 
 def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float]) -> None:
@@ -34,9 +34,9 @@ def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float]) -> None:
             continue
         checkpoint = pretrained_in(getattr(module, 'init_cfg', None))
         if checkpoint is not None and plan.converts:
-            for slot in find_slots(module):
-                if type(slot.norm) is FRN:
-                    slot.norm.add_reference(plan.from_bn)
+            for _, norm in norms_of(module):
+                if type(norm) is FRN:
+                    norm.add_reference(plan.from_bn)
         if path and (checkpoint is not None or '.' not in path):
             module.register_load_state_dict_pre_hook(
                 partial(_see_to, at=path, plan=plan, bn_eps=bn_eps))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmdet.registry import MODELS
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import BRN
@@ -19,7 +20,7 @@ def set_norms(model_cfg: dict, plan: NormPlan) -> None:
 
     A ``norm_cfg`` that is there is replaced as a whole, so nothing of it
     leaks into the new one. One is added wherever the class takes the
-    argument.
+    argument. What is over tokens or points, not over a map, is left alone.
 
     Args:
         model_cfg (dict): A detector's config.
@@ -27,8 +28,24 @@ def set_norms(model_cfg: dict, plan: NormPlan) -> None:
     """
     for key, part in planned_parts(model_cfg, plan):
         for _, cfg in dicts_of(part, key):
-            if 'norm_cfg' in cfg or takes(cfg.get('type'), 'norm_cfg'):
+            has_norm = 'norm_cfg' in cfg or takes(cfg.get('type'), 'norm_cfg')
+            if has_norm and not _is_over_tokens(cfg):
                 cfg['norm_cfg'] = dict(plan.norm_cfg)
+
+
+def _is_over_tokens(cfg: dict) -> bool:
+    """Whether a class normalises tokens (N, L, C) or points (N, C, P).
+
+    nn.LayerNorm takes the last dimension for channels. With the points of
+    PointRend a norm would make the mask of one depend on the others drawn.
+    """
+    layers = [class_of(_given_or_default(cfg, key).get('type'))
+              for key in ('norm_cfg', 'conv_cfg')]
+    return layers[0] is nn.LayerNorm or layers[1] is nn.Conv1d
+
+
+def _given_or_default(cfg: dict, key: str) -> dict:
+    return cfg.get(key, default_of(cfg.get('type'), key, None)) or {}
 
 
 def bn_eps(model_cfg: dict, plan: NormPlan) -> dict[str, float]:
@@ -48,10 +65,8 @@ def bn_eps(model_cfg: dict, plan: NormPlan) -> dict[str, float]:
     found = {}
     for key, part in planned_parts(model_cfg, plan):
         for path, cfg in dicts_of(part, key):
-            norm_cfg = cfg.get('norm_cfg',
-                               default_of(cfg.get('type'), 'norm_cfg', None))
-            if isinstance(norm_cfg, dict) and 'eps' in norm_cfg and (
-                    _is_bn(norm_cfg.get('type'))):
+            norm_cfg = _given_or_default(cfg, 'norm_cfg')
+            if 'eps' in norm_cfg and _is_bn(norm_cfg.get('type')):
                 found[path] = norm_cfg['eps']
     return found
 

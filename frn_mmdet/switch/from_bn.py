@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..layers import FRN
 from ..layers.frn import EPS_L
 from .norms import NORMS, NormPlan
-from .sites import find_slots
+from .sites import norms_of
 
 WAY_OUT = ('give a whole checkpoint of the same architecture, or set '
            'model.norm_cfg.from_bn=False to start from scratch')
@@ -67,19 +67,19 @@ def places_of(module: nn.Module, state_dict: dict, prefix: str, at: str,
         plan (NormPlan): What ``model.norm_cfg`` asks for.
     """
     places = []
-    for slot in find_slots(module):
-        if type(slot.norm) is not plan.norm.layer or slot.norm.weight is None:
+    for path, norm in norms_of(module):
+        if type(norm) is not plan.norm.layer or norm.weight is None:
             continue
-        own = f'{prefix}{slot.path}'
+        own = f'{prefix}{path}'
         parent, dot, name = own.rpartition('.')
         beside = f'{parent}{dot}'
         postfix = name.removeprefix(infer_abbr(plan.norm.layer))
         bn = next((f'{beside}{other}.' for other in (f'{BN}{postfix}', name)
                    if f'{beside}{other}.running_mean' in state_dict), None)
-        owner = module.get_submodule(slot.path.rpartition('.')[0])
+        owner = module.get_submodule(path.rpartition('.')[0])
         places.append(Place(
-            norm=slot.norm,
-            path=f'{at}.{slot.path}' if at else slot.path,
+            norm=norm,
+            path=f'{at}.{path}' if at else path,
             own=f'{own}.',
             there=f'{own}.weight' in state_dict,
             bn=bn,

@@ -110,9 +110,15 @@ class NormPlan:
 
 
 def part_of(path: str) -> str:
-    """The part that a module path, or a key of a model config, is of."""
+    """The part that a module path, or a key of a model config, is of.
+
+    A teacher (``teacher_backbone``, ``teacher_model``, ...) is none: it stays
+    as it was trained.
+    """
     name = path.split('.', 1)[0]
-    return name if name in ('backbone', 'neck') else 'head'
+    if name in ('backbone', 'neck'):
+        return name
+    return 'teacher' if name.startswith('teacher') else 'head'
 
 
 def read_norm(text: str) -> dict:

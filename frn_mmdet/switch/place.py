@@ -1,111 +1,296 @@
-"""Put a TLU wherever an activation follows a norm of the plan."""
+"""Put a TLU wherever an activation acts on the output of a norm of the plan.
 
-from collections.abc import Iterator
-from types import CodeType
+A module that acts at one site only is replaced. Where one acts at several
+(the ``self.relu`` of a residual block), it becomes an identity, and each TLU
+goes where the data comes from or goes to: into the FRN, behind the block, or
+in front of the next layer.
+"""
 
-from mmcv.cnn import is_norm
-from torch import nn
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
-from ..errors import ConfigError
+from torch import Tensor, nn
+
 from ..layers import TLU
+from .flow import Act, Flow
 from .norms import NormPlan, part_of
-from .sites import ACTIVATIONS, CONTAINERS, READERS, Slot, find_slots, read_key
+from .sites import act_name, is_activation, owner_of, site_key
 
-# A ``forward`` that calls one of these as a function hides an activation.
-FUNCTIONAL = {
-    'relu', 'relu_', 'relu6', 'leaky_relu', 'elu', 'gelu', 'silu', 'mish',
-    'hardswish'
-}
+# mmdet's FPNs call F.relu before their extra convolutions if told to.
+FLAG = 'relu_before_extra_convs'
+# DetectoRS runs its blocks by this method, too, which no hook sees.
+METHOD = 'rfp_forward'
 
 
-def place_tlu(model: nn.Module, plan: NormPlan) -> None:
-    """Replace, in place, each ReLU that follows a norm of the plan.
+class Unplaceable(Exception):
+    """No TLU can stand for an activation.
 
-    After an FRN layer the TLU is fused into it. After another norm, and
-    after a residual add, it is a layer of its own.
+    Attributes:
+        norms (frozenset[str]): Paths of the norms it acts on.
+    """
+
+    def __init__(self, text: str, norms: frozenset) -> None:
+        super().__init__(text)
+        self.norms = norms
+
+
+@dataclass
+class Site:
+    """The times that an activation acts at one place.
+
+    Attributes:
+        module (str): Path of the module that acts, or calls a function.
+        acts (list[Act]): At least one.
+        way (str or None): How the TLU gets there: 'fuse' into the norm,
+            'swap' for the module, 'after' a module that returns what the
+            activation gave, 'before' the module that takes it, by the
+            'method' that returns it; 'none': a TLU has acted before.
+        at (str or None): Path of what it is hung on.
+    """
+
+    module: str
+    acts: list[Act]
+    way: str | None = None
+    at: str | None = None
+
+    @property
+    def norms(self) -> frozenset:
+        """Paths of the norms it acts on; of those before, if all are done."""
+        mark = self.acts[0].mark
+        return mark.norms or mark.done
+
+
+def plan_tlus(model: nn.Module, plan: NormPlan, flow: Flow,
+              norms: set[str]) -> list[Site]:
+    """Find where a TLU has to stand, and how it can get there.
 
     Args:
-        model (nn.Module): A detector, just built.
-        plan (NormPlan): What ``model.norm_cfg`` asks for. Nothing happens if
-            its ``tlu`` is False.
+        model (nn.Module): A detector. It is not changed.
+        plan (NormPlan): What ``model.norm_cfg`` asks for.
+        flow (Flow): What a run of the detector has shown.
+        norms (set[str]): Paths of the norms that are the plan's.
+
+    Returns:
+        list[Site]: For :func:`place_tlus`.
 
     Raises:
-        ConfigError: If an activation behind a norm cannot be replaced. The
-            model is left as it was.
+        Unplaceable: If it cannot.
     """
-    if not plan.tlu:
-        return
-    slots = [slot for slot in find_slots(model) if _in_plan(slot, plan)]
-    with_act = [
-        slot for slot in slots
-        if slot.activation is not None and not _has_tlu(slot)
-    ]
-    for slot in with_act:
-        _check_replaceable(slot, plan)
-    for slot in slots:
-        if not slot.closed:
-            _check_nothing_hidden(model, slot, plan)
-    for slot in with_act:
-        _place(slot)
-    for slot in with_act:  # only now: blocks use one activation three times
-        if not isinstance(getattr(slot.owner, slot.act_name), TLU):
-            setattr(slot.owner, slot.act_name, nn.Identity())
+    sites = []
+    for path, ours in acting_on(norms, flow).items():
+        acts = [act for act in flow.acts if act.module == path]
+        _check_replaceable(model, plan, norms, ours, acts)
+        sites += _sites_of_module(model, plan, flow, norms, ours)
+    _check_hosts(sites, plan)
+    return sites
 
 
-def _in_plan(slot: Slot, plan: NormPlan) -> bool:
-    """Whether the slot's norm is the plan's, in one of the plan's parts."""
-    if part_of(slot.path) not in plan.parts:
-        return False
-    if slot.norm is None:  # an add: as the block's own norms
-        return any(
-            type(module) is plan.norm.layer
-            for module in slot.owner.children())
-    return type(slot.norm) is plan.norm.layer
+def acting_on(norms: set[str], flow: Flow) -> dict[str, list[Act]]:
+    """Activations that are no TLU, on the output of norms, by module."""
+    found = defaultdict(list)
+    for act in flow.acts:
+        if act.op != 'tlu' and _behind(act, norms):
+            found[act.module].append(act)
+    return found
 
 
-def _has_tlu(slot: Slot) -> bool:
-    return slot.activation is slot.norm or isinstance(slot.activation, TLU)
+def _sites_of_module(model: nn.Module, plan: NormPlan, flow: Flow,
+                     norms: set[str], ours: list[Act]) -> list[Site]:
+    groups = defaultdict(list)
+    for act in ours:
+        groups[act.mark.pure, not act.mark.norms, site_key(act)].append(act)
+    sites = [Site(group[0].module, group) for group in groups.values()]
+    can_swap = len(sites) == 1 and is_activation(
+        model.get_submodule(sites[0].module))
+    for site in sites:
+        site.way, site.at = _find_way(model, flow, norms, site, can_swap)
+        if site.way is None:
+            raise Unplaceable(
+                f'{site.module}: acts on {min(site.norms)} ({plan.name}), but '
+                + _why_not(site) + f'; {way_out(site.norms)}',
+                site.acts[0].mark.norms)
+    return sites
 
 
-def _check_replaceable(slot: Slot, plan: NormPlan) -> None:
-    if type(slot.activation) is not nn.ReLU:
-        raise ConfigError(
-            f'{slot.path}: {type(slot.activation).__name__} follows '
-            f'{plan.name} here, and a TLU can only stand for a ReLU; set '
-            "act_cfg=dict(type='ReLU') for this layer, or tlu=False in "
-            'model.norm_cfg')
+def _behind(act: Act, norms: set[str]) -> set[str]:
+    """The norms of the plan that an activation acts on."""
+    return set() if act.mark is None else norms & (
+        act.mark.norms or act.mark.done)
 
 
-def _place(slot: Slot) -> None:
-    if hasattr(slot.norm, 'add_tlu'):
-        slot.norm.add_tlu()
-        return
-    tlu = TLU(slot.channels)
-    tlu.requires_grad_(_trains(slot))
-    if slot.host is None:
-        setattr(slot.owner, slot.act_name, tlu)
-    else:
-        slot.host.add_module('tlu', tlu)
-        if slot.host is slot.owner:
-            slot.host.register_forward_hook(_after)
+def _check_replaceable(model: nn.Module, plan: NormPlan, norms: set[str],
+                       ours: list[Act], acts: list[Act]) -> None:
+    """Refuse what is not a ReLU, or not a module, or acts elsewhere, too."""
+    act = ours[0]
+    norm = min(_behind(act, norms))
+    module = model.get_submodule(act.module)
+    name = act_name(model, act)
+    if not is_activation(module):
+        if not getattr(module, FLAG, False) or len(ours) < len(acts):
+            raise Unplaceable(
+                f'{act.module}.forward ({name}): called as a function, it '
+                f'acts on {norm} ({plan.name}), so no TLU can be placed; '
+                f'{way_out({norm})}', act.mark.norms)
+    elif type(module) is not nn.ReLU:
+        raise Unplaceable(
+            f'{act.module}: {name} acts on {norm} ({plan.name}), and a TLU '
+            "can only stand for a ReLU; set act_cfg=dict(type='ReLU') for "
+            'this layer, or tlu=False in model.norm_cfg', act.mark.norms)
+    elif len(ours) < len(acts):
+        raise Unplaceable(
+            f'{act.module}: acts on {norm} ({plan.name}), but also where '
+            'there is no norm of it, so no TLU can stand for it; '
+            f'{way_out({norm})}', act.mark.norms)
+
+
+def way_out(norms: Iterable[str]) -> str:
+    """What to do about an activation on these norms, for an error."""
+    parts = ' and '.join(sorted({repr(part_of(norm)) for norm in norms}))
+    return f'leave {parts} out of model.norm_cfg.parts, or set tlu=False'
+
+
+def _find_way(model: nn.Module, flow: Flow, norms: set[str], site: Site,
+              can_swap: bool) -> tuple[str | None, str | None]:
+    mark = site.acts[0].mark
+    if mark.pure and not mark.norms:
+        return 'none', None
+    norm = min(site.norms)
+    if mark.pure and norm not in flow.used and hasattr(
+            model.get_submodule(norm), 'add_tlu'):
+        return 'fuse', norm
+    if any(act.channels is None for act in site.acts):
+        return None, None
+    if can_swap:
+        return 'swap', site.module
+    hosts = {act.after and act.after[0] for act in site.acts}
+    if len(hosts) == 1 and None not in hosts:
+        return 'after', hosts.pop()
+    readers = set().union(*(act.readers for act in site.acts))
+    if hosts == {None} and len(readers) == 1 and None not in readers:
+        return 'before', readers.pop()
+    owner = owner_of(site.module)
+    if hosts == {None} and hasattr(model.get_submodule(owner), METHOD):
+        return 'method', owner
+    return None, None
+
+
+def _why_not(site: Site) -> str:
+    if any(act.channels is None for act in site.acts):
+        return ('the channels are not the second dimension there, as a TLU '
+                'has them')
+    return ('at other places, too, and where what it gives goes to, no TLU '
+            'can be hung')
+
+
+def _check_hosts(sites: list[Site], plan: NormPlan) -> None:
+    """Refuse two TLUs in one place."""
+    taken = {}
+    for site in sites:
+        if site.way in ('none', 'fuse', 'swap'):
+            continue
+        for place in {(site.way, site.at, act.after) for act in site.acts}:
+            other = taken.setdefault(place, site)
+            if other is not site:
+                raise Unplaceable(
+                    f'{site.module}: acts on {min(site.norms)} ({plan.name}) '
+                    f'and on {min(other.norms)} on the way to {site.at}, '
+                    f'where only one TLU can be hung; {way_out(site.norms)}',
+                    site.acts[0].mark.norms)
+
+
+def place_tlus(model: nn.Module, sites: list[Site]) -> None:
+    """Put the TLUs in place, and take away what they stand for.
+
+    After an FRN layer the TLU is fused into it. Everywhere else it is a
+    layer of its own.
+
+    Args:
+        model (nn.Module): The detector, changed in place.
+        sites (list[Site]): Of :func:`plan_tlus`.
+    """
+    hosts = defaultdict(list)
+    for site in sites:
+        if site.way == 'fuse':
+            model.get_submodule(site.at).add_tlu()
+        elif site.way == 'swap':
+            _replace(model, site.module, _tlu(model, site))
+        elif site.way != 'none':
+            hosts[site.way, site.at].append(site)
+    for (way, path), here in hosts.items():
+        _hang(model, way, model.get_submodule(path), here)
+    for path in {site.module for site in sites if site.way != 'swap'}:
+        module = model.get_submodule(path)
+        if is_activation(module):
+            _replace(model, path, nn.Identity())
         else:
-            slot.host.register_forward_pre_hook(_before)
+            setattr(module, FLAG, False)
 
 
-def _trains(slot: Slot) -> bool:
-    """Whether the norm does, or after an add those of its block.
+def _tlu(model: nn.Module, site: Site) -> TLU:
+    """A TLU that trains if one of its norms does.
 
     A frozen stage must not get a parameter that trains.
     """
-    norms = [slot.norm] if slot.norm is not None else [
-        m for m in slot.owner.children() if is_norm(m)]
-    return any(p.requires_grad for norm in norms for p in norm.parameters())
+    norms = [model.get_submodule(path) for path in site.norms]
+    tlu = TLU(site.acts[0].channels)
+    tlu.requires_grad_(any(
+        p.requires_grad for norm in norms for p in norm.parameters()))
+    return tlu
+
+
+def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
+    """Set ``new`` wherever the module at ``path`` is."""
+    old = model.get_submodule(path)
+    for owner in list(model.modules()):
+        for name, child in list(owner.named_children()):
+            if child is old:
+                setattr(owner, name, new)
+
+
+def _hang(model: nn.Module, way: str, host: nn.Module,
+          sites: list[Site]) -> None:
+    """Hang the TLUs of all sites with the same host on it."""
+    outputs = {act.after[1]: site for site in sites for act in site.acts
+               if act.after is not None}
+    if len(sites) == 1 and _is_all_of_it(sites[0], outputs):
+        host.add_module('tlu', _tlu(model, sites[0]))
+    else:
+        host.add_module('tlu', nn.ModuleDict({
+            str(i): _tlu(model, site) for i, site in outputs.items()}))
+    if way == 'after':
+        host.register_forward_hook(_after)
+    elif way == 'before':
+        host.register_forward_pre_hook(_before)
+    else:
+        setattr(host, METHOD, partial(_by_method, host))
+
+
+def _is_all_of_it(site: Site, outputs: dict) -> bool:
+    """Whether the site is behind each output; there may be more of them.
+
+    A TridentBottleneck returns a list of three maps in training, of one in
+    test.
+    """
+    after = site.acts[0].after
+    return after is None or after[2] is None or len(outputs) == after[2]
 
 
 # Functions of a module, so that a model with these hooks can be pickled.
 def _after(block: nn.Module, args: tuple, output):
-    """The block's own activation, on the sum that its ReLU stood behind."""
-    return block.tlu(output)
+    """The block's own activation, on what its ReLU stood behind."""
+    if isinstance(output, Tensor):
+        return block.tlu(output)
+    return type(output)(_each(block.tlu, output))
+
+
+def _each(tlu: TLU | nn.ModuleDict, maps: list) -> Iterator[Tensor]:
+    for i, x in enumerate(maps):
+        if isinstance(tlu, TLU):
+            yield tlu(x)
+        else:
+            yield tlu[str(i)](x) if str(i) in tlu else x
 
 
 def _before(layer: nn.Module, args: tuple):
@@ -117,62 +302,6 @@ def _before(layer: nn.Module, args: tuple):
     return (layer.tlu(args[0]), ) + args[1:]
 
 
-def _check_nothing_hidden(model: nn.Module, slot: Slot,
-                          plan: NormPlan) -> None:
-    """Refuse activations that may act on an open slot's norm unseen."""
-    for path in _possible_activations(model, slot.path):
-        raise ConfigError(
-            f'{path}: cannot tell whether this activation follows '
-            f'{slot.path} ({plan.name}), so no TLU can be placed; leave '
-            f'{part_of(path)!r} out of model.norm_cfg.parts, or set tlu=False')
-
-
-def _possible_activations(model: nn.Module, path: str) -> Iterator[str]:
-    """Activations that the output of the module at ``path`` may meet.
-
-    Follows the output outwards: through a Sequential to the next child, and
-    out of every module whose ``forward`` may return it.
-    """
-    while '.' in path:
-        path, _, name = path.rpartition('.')
-        parent = model.get_submodule(path)
-        known = read_key(parent) in READERS
-        if isinstance(parent, nn.Sequential) and known:
-            names = list(dict(parent.named_children()))
-            following = names[names.index(name) + 1:]
-            if following:
-                if isinstance(parent[len(names) - len(following)],
-                              ACTIVATIONS):
-                    yield f'{path}.{following[0]}'
-                return
-        elif not known:
-            yield from (f'{path}.{act}' for act in _activations_of(parent))
-
-
-def _activations_of(module: nn.Module) -> Iterator[str]:
-    """Names of the activations that a module's ``forward`` may call."""
-    yield from _activation_modules(module)
-    forward = type(module).forward
-    # FPN's flag: without it, its F.relu is never called.
-    if getattr(module, 'relu_before_extra_convs', None) is not False:
-        for name in sorted(set(_names_in(forward.__code__)) & FUNCTIONAL):
-            if not hasattr(module, name):
-                yield f'forward ({name})'
-
-
-def _activation_modules(module: nn.Module) -> Iterator[str]:
-    for name, child in module.named_children():
-        if isinstance(child, ACTIVATIONS) and not isinstance(child, TLU):
-            yield name
-        elif isinstance(child, CONTAINERS):
-            yield from (f'{name}.{act}' for act in _activation_modules(child))
-        if isinstance(module, nn.Sequential):
-            return  # the rest of it acts on the first child's output
-
-
-def _names_in(code: CodeType) -> Iterator[str]:
-    """Names that a function and the functions in it refer to."""
-    yield from code.co_names
-    for const in code.co_consts:
-        if isinstance(const, CodeType):
-            yield from _names_in(const)
+def _by_method(block: nn.Module, *args):
+    """The block's own activation, where a method of it is called."""
+    return block.tlu(getattr(type(block), METHOD)(block, *args))

@@ -2,25 +2,23 @@
 
 from collections import Counter
 
-from torch import nn
-
+from .apply import Outcome
 from .norms import PARTS, NormPlan, part_of
-from .sites import norm_sites
 
 
-def describe_switch(model: nn.Module, plan: NormPlan,
+def describe_switch(plan: NormPlan, outcome: Outcome,
                     mended: list[str]) -> str:
     """The text of the record.
 
     Args:
-        model (nn.Module): The detector, switched.
         plan (NormPlan): What ``model.norm_cfg`` asked for.
+        outcome (Outcome): What became of the detector.
         mended (list[str]): What :func:`~frn_mmdet.switch.mend.mend` said.
 
     Returns:
         str: Several lines: the plan, counts of sites, mends.
     """
-    sites = norm_sites(model)
+    sites = outcome.sites
     norms = [site for site in sites if site.norm is not None]
     lines = [
         f'model.norm_cfg: {plan.name}{_arguments(plan)}, '
@@ -31,12 +29,20 @@ def describe_switch(model: nn.Module, plan: NormPlan,
         lines.append(f'  {part}: {_counts(here) or "no norm"}')
     lines.append('  activation after a norm: ' +
                  _counts(Counter(s.activation or 'none' for s in norms)))
-    adds = Counter(s.activation or 'none' for s in sites if s.norm is None)
+    adds = Counter(s.activation for s in sites if s.norm is None)
     if adds:
-        lines.append(f'  activation after a residual add: {_counts(adds)}')
+        lines.append(f'  activation after a sum of norms: {_counts(adds)}')
     tlus = sum(site.activation == 'TLU' for site in sites)
     lines.append(f'  in all: {len(norms)} norms, {tlus} TLU')
+    lines += [f'  note: {sentence}' for sentence in outcome.said]
     lines += [f'  mended: {sentence}' for sentence in mended]
+    return '\n'.join(lines)
+
+
+def describe_stayed(plan: NormPlan, stayed: dict[str, str]) -> str:
+    """The text of the warning that names norms over a map that stayed."""
+    lines = [f'model.norm_cfg: {len(stayed)} norms are not {plan.name}']
+    lines += [f'  {path}: {reason}' for path, reason in stayed.items()]
     return '\n'.join(lines)
 
 

@@ -158,7 +158,8 @@ def test_the_plan_is_told(make_plan):
     (dict(options={'load_from': 'a.pth'}), ['load_from', 'a.pth']),
     (dict(options={'train_dataloader.dataset.data_root': '/no/'}),
      ['train_dataloader.dataset.data_root', '/no']),
-    (dict(options={'model.type': 'mmdet.DETR'}), ['model.type', 'mmdet.DETR']),
+    (dict(options={'model.type': 'mmdet.SoftTeacher'}),
+     ['model.type', 'mmdet.SoftTeacher']),
 ])
 def test_refused_before_it_starts(make_plan, args, words):
     with pytest.raises(ConfigError) as error:

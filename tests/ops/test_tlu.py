@@ -76,9 +76,11 @@ def test_any_shape(operation, shape, dtype, last, one, seed):
     assert torch.equal(z, true[0])
     assert torch.equal(dx, true[1])
     assert dtau.dtype == tau.dtype
-    tol = 1e-5 if dtype in (torch.float32, F64) else 5e-2
-    # A sum of many in float32 is off by the size of what was added.
-    atol = tol + 1e-6 * grad.float().norm().item()
+    half = dtype not in (torch.float32, F64)
+    tol = 5e-2 if half else 1e-5
+    # A sum of many is off by the size of what was added; of half types each
+    # channel's is rounded before they become one.
+    atol = tol + (4e-3 if half else 1e-6) * grad.float().norm().item()
     torch.testing.assert_close(dtau.to(F64), true[2], rtol=tol, atol=atol)
 
 

@@ -167,6 +167,33 @@ def test_no_architecture_is_known_by_name(build, tmp_path, name):
                    for m in model.backbone.modules())
 
 
+class Features(nn.Module):
+    """A detector's neck, by call."""
+
+    def __init__(self, detector):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, x):
+        return self.detector.extract_feat(x)
+
+
+@pytest.mark.parametrize('config', [
+    'yolof/yolof_r50-c5_8xb8-1x_coco',  # its neck has BN
+    'centernet/centernet_r18_8xb16-crop512-140e_coco',  # and deconvolutions
+])
+def test_norms_that_no_config_names_start_from_bn_too(build, config):
+    options = {'backbone.init_cfg': None}
+    bn = build(f'mmdet::{config}.py', None, options)
+    natural(Features(bn))
+    frn = build(f'mmdet::{config}.py', LARGE, options, seed=1)
+    assert any('switched' in said for said in frn.switch_outcome.said)
+    result = load_state_dict(frn, bn.state_dict())
+    assert result is None
+    x = torch.randn(2, 3, 96, 96)
+    maps_equal(Features(frn), Features(bn), x)
+
+
 def test_a_detector_by_load_from(build, bn_detector, tmp_path):
     """Parts that get a norm they never had start fresh, and are named."""
     bn = bn_detector(options=R18)

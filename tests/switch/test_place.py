@@ -3,15 +3,17 @@ import pickle
 
 import pytest
 import torch
+from autograd_graph import clips_behind, outputs_of, total
+from hidden_activations import PLACED, REFUSED
 from mmcv.cnn import ConvModule
 from mmcv.cnn.utils import fuse_conv_bn
 from mmengine.model.utils import convert_sync_batchnorm, revert_sync_batchnorm
 from torch import nn
 
-from frn_mmdet import FRN, TLU, norm_sites
+from frn_mmdet import TLU, norm_sites
 from frn_mmdet.errors import ConfigError
+from frn_mmdet.switch.apply import apply_plan
 from frn_mmdet.switch.norms import parse_norm_cfg
-from frn_mmdet.switch.place import place_tlu
 
 
 def thresholds(model):
@@ -216,33 +218,6 @@ def test_another_activation_is_refused(build):
         options={'neck.act_cfg': dict(type='SiLU')})
 
 
-def test_an_unknown_backbone_is_refused(build):
-    refused(
-        build,
-        'mmdet::hrnet/faster-rcnn_hrnetv2p-w18-1x_coco.py',
-        'backbone.stage2.0.relu',
-        'backbone.stage2.0.fuse_layers',
-        "'backbone'",
-        'parts')
-
-
-def test_a_subclass_with_its_own_forward_is_refused(build):
-    refused(
-        build,
-        'mmdet::res2net/faster-rcnn_res2net-101_fpn_2x_coco.py',
-        'backbone.layer1.0.relu')
-
-
-def test_a_hidden_function_is_refused(build):
-    """FPN calls F.relu on a normalised map if it is told to."""
-    refused(
-        build,
-        'RetinaNet',
-        'neck',
-        'relu',
-        options={'neck.relu_before_extra_convs': True})
-
-
 @pytest.mark.parametrize('norm', ['FRN', 'GN'])
 def test_no_tlu_is_no_error(build, norm):
     build(
@@ -258,54 +233,40 @@ class Detector(nn.Module):
         self.backbone = backbone
 
 
-class NormThenChild(nn.Module):
-    """As in DenseNet: the activation opens the next Sequential."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm = FRN(8)
-        self.next = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 1))
-
-    def forward(self, x):
-        return self.next(self.norm(x))
-
-
-class NormInChild(nn.Module):
-
-    def __init__(self):
-        super().__init__()
-        self.conv = ConvModule(
-            8, 8, 1, norm_cfg=dict(type='FRN'), act_cfg=None)
-        self.act = nn.ReLU()
-
-    def forward(self, x):
-        return self.act(self.conv(x))
-
-
-class Functional(nn.Module):
-
-    def __init__(self):
-        super().__init__()
-        self.norm = FRN(8)
-
-    def forward(self, x):
-        return torch.relu(self.norm(x))
+@pytest.mark.parametrize('name', PLACED)
+def test_a_hidden_relu_is_placed(name):
+    """As the same weights with ReLU; every threshold learns."""
+    module, number = PLACED[name]
+    torch.manual_seed(0)
+    stock = Detector(module()).eval()
+    model = copy.deepcopy(stock)
+    apply_plan(model, parse_norm_cfg('FRN'))
+    assert len(thresholds(model)) == number
+    x = torch.randn(2, 8, 16, 16)
+    with outputs_of(stock) as nodes:
+        expected = stock.backbone(x)
+    assert clips_behind(total(expected), nodes)  # it looks in earnest
+    torch.testing.assert_close(model.backbone(x), expected, rtol=0, atol=0)
+    set_thresholds(model, -.3)
+    with outputs_of(model) as nodes:
+        result = total(model.backbone(x))
+    assert clips_behind(result, nodes) == []
+    result.backward()
+    for path, tau in thresholds(model).items():
+        assert tau.grad.abs().sum() > 0, path
 
 
-@pytest.mark.parametrize('backbone, path', [
-    (NormThenChild(), 'backbone.next.0'),
-    (NormInChild(), 'backbone.act'),
-    (Functional(), 'backbone.forward (relu)'),
-    (nn.Sequential(nn.Sequential(FRN(8)), nn.ReLU()), 'backbone.1'),
-    (nn.Sequential(nn.Sequential(NormInChild())), 'backbone.0.0.act'),
-])
-def test_no_silent_relu(backbone, path):
-    model = Detector(backbone)
-    before = str(model)
+@pytest.mark.parametrize('name', REFUSED)
+def test_what_cannot_be_placed_is_refused(name):
+    module, message = REFUSED[name]
+    model = Detector(module())
+    before = str(model), model.state_dict().keys()
     with pytest.raises(ConfigError) as error:
-        place_tlu(model, parse_norm_cfg('FRN'))
-    assert str(error.value).startswith(f'{path}:')
-    assert str(model) == before
+        apply_plan(model, parse_norm_cfg('FRN'))
+    assert str(error.value).startswith(message)
+    assert 'tlu=False' in str(error.value)
+    assert (str(model), model.state_dict().keys()) == before
+    apply_plan(model, parse_norm_cfg(dict(type='FRN', tlu=False)))
 
 
 def test_a_tlu_that_is_there_stays():
@@ -315,7 +276,7 @@ def test_a_tlu_that_is_there_stays():
         1,
         norm_cfg=dict(type='FRN'),
         act_cfg=dict(type='TLU', num_features=8))
-    place_tlu(Detector(conv), parse_norm_cfg('FRN'))
+    apply_plan(Detector(conv), parse_norm_cfg('FRN'))
     assert isinstance(conv.activate, TLU)
     assert conv.norm.tau is None
     assert norm_sites(conv)[0].activation == 'TLU'
@@ -329,6 +290,6 @@ def test_a_tlu_that_is_there_stays():
 ])
 def test_order_of_a_conv_module(order, placed):
     conv = ConvModule(8, 8, 1, norm_cfg=dict(type='FRN'), order=order)
-    place_tlu(Detector(nn.Sequential(conv)), parse_norm_cfg('FRN'))
+    apply_plan(Detector(nn.Sequential(conv)), parse_norm_cfg('FRN'))
     assert (conv.norm.tau is not None) is placed
     assert isinstance(conv.activate, nn.Identity) is placed

@@ -1,6 +1,9 @@
+import copy
 from collections import Counter
 
 import pytest
+import torch
+from hidden_activations import PLACED, REFUSED
 from torch import nn
 
 from frn_mmdet import FRN, norm_sites
@@ -104,6 +107,51 @@ def test_any_module():
         ('4', 'FRN', None, 8),
         ('5', 'LayerNorm', 'Sigmoid', 4),
     ]
+
+
+@pytest.mark.parametrize('name, expected', [
+    ('dropout', [('1', 'FRN', 'ReLU', 8)]),
+    ('conv_modules', [('0.norm', 'FRN', 'ReLU', 8),
+                      ('1.norm', 'FRN', None, 8)]),
+    ('on_a_sum', [('norm', 'FRN', None, 8), ('other.norm', 'FRN', None, 8),
+                  ('', None, 'ReLU', 8)]),
+    ('function', [('norm', 'FRN', 'relu', 8)]),
+    ('clamp', [('norm', 'FRN', 'clamp', 8)]),
+])
+def test_hidden_activations_are_listed(name, expected):
+    module, _ = (PLACED | REFUSED)[name]
+    sites = norm_sites(module())
+    assert [s._replace(path=s.path.replace('.frn', '.norm'))
+            for s in sites] == expected
+
+
+def test_a_norm_that_does_not_run_is_listed_as_unknown():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1))
+    model.unused = nn.ModuleList([FRN(4)])
+    model.forward = lambda x: x
+    assert norm_sites(model)[-1].activation == '?'
+
+
+def test_nothing_of_the_model_changes(small):
+    model = small('MaskRCNN', dict(type='BN', tlu=True)).train()
+    before = copy.deepcopy(model)
+    state = torch.get_rng_state()
+    norm_sites(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    for (key, value), other in zip(model.state_dict().items(),
+                                   before.state_dict().values(), strict=True):
+        assert torch.equal(value, other), key
+    for module, other in zip(model.modules(), before.modules(), strict=True):
+        assert vars(module).keys() == vars(other).keys()
+        assert module.training is other.training
+        for hooks in ('_forward_hooks', '_forward_pre_hooks'):
+            assert len(getattr(module, hooks)) == len(getattr(other, hooks))
+
+
+def test_on_the_meta_device(small):
+    with torch.device('meta'):
+        model = small('MaskRCNN')
+    assert norm_sites(model) == norm_sites(small('MaskRCNN'))
 
 
 def test_every_activation_that_runs_behind_a_norm_is_listed(small, losses):

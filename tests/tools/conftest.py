@@ -35,7 +35,7 @@ def environment(shapes):
 def tool(environment, tmp_path):
     """tool(name, *args): run tools/name, check its exit, give its output."""
 
-    def _tool(name, *args, ok=True):
+    def _tool(name, *args, ok=True, timeout=400):
         command = [sys.executable] if name.endswith('.py') else []
         run = subprocess.run(
             [*command, str(ROOT / 'tools' / name), *map(str, args)],
@@ -44,7 +44,7 @@ def tool(environment, tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=400)
+            timeout=timeout)
         assert (run.returncode == 0) is ok, run.stdout
         return run.stdout
 

@@ -1,0 +1,189 @@
+"""From a detector that was built with the plan's norms to a switched one."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from mmcv.cnn.bricks.norm import build_norm_layer
+from torch import nn
+
+from ..errors import ConfigError
+from ..layers import FRN
+from .flow import Flow
+from .norms import NormPlan, part_of
+from .place import Site, Unplaceable, acting_on, place_tlus, plan_tlus, way_out
+from .sites import NormSite, channels_of, norm_name, norms_of, sites_of
+from .small_run import flow_of
+
+# Of one element these leave its sign, or nothing.
+OF_ONE_ELEMENT = (FRN, nn.InstanceNorm2d)
+
+
+@dataclass
+class Outcome:
+    """What became of a detector.
+
+    Attributes:
+        sites (list[NormSite]): Those it has now.
+        said (list[str]): Sentences for the report.
+        stayed (dict[str, str]): Norms over a map that are not the plan's:
+            why, by path.
+    """
+
+    sites: list[NormSite] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    stayed: dict[str, str] = field(default_factory=dict)
+
+
+def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
+    """Switch the norms that mmdet's code writes down, and place the TLUs.
+
+    Args:
+        model (nn.Module): A detector whose config had the plan's norms.
+            Changed in place.
+        plan (NormPlan): What ``model.norm_cfg`` asks for.
+
+    Returns:
+        Outcome: For the report.
+
+    Raises:
+        ConfigError: If a norm of the plan is over something else than a map,
+            or if an activation on one cannot become a TLU. The model is then
+            as it was.
+    """
+    outcome = Outcome()
+    flow = flow_of(model)
+    norms = {path: norm for path, norm in norms_of(model)
+             if part_of(path) in plan.parts}
+    own = {path for path, norm in norms.items()
+           if type(norm) is plan.norm.layer}
+    _check_maps(own, flow, plan)
+    new = _replacements(norms, own, flow, plan, outcome)
+    sites = []
+    if plan.tlu:
+        _check_seen(own, flow, plan)
+        sites = _plan_or_leave(model, plan, flow, own, new, outcome)
+        _check_training(model, plan, sites, own | new.keys())
+    for path, norm in new.items():
+        owner, _, name = path.rpartition('.')
+        setattr(model.get_submodule(owner), name, norm)
+    place_tlus(model, sites)
+    _describe(norms, new, flow, outcome)
+    _verify(model, plan, own | new.keys(), outcome)
+    return outcome
+
+
+def _check_maps(own: set[str], flow: Flow, plan: NormPlan) -> None:
+    for path in sorted(own & flow.norms.keys()):
+        shape = flow.norms[path].shape
+        if len(shape) < 4:
+            raise ConfigError(
+                f'{path}: {plan.name} would normalise tokens or points of '
+                f'shape {shape}, not a map; leave {part_of(path)!r} out of '
+                'model.norm_cfg.parts')
+
+
+def _check_seen(own: set[str], flow: Flow, plan: NormPlan) -> None:
+    unseen = sorted(own - flow.norms.keys() | own & flow.escaped)
+    if unseen:
+        reason = f' ({flow.failures[0]})' if flow.failures else ''
+        raise ConfigError(
+            f'{unseen[0]}: did not run, or not with what its output goes to, '
+            f'when the detector was tried on a small image{reason}; so nobody '
+            f'knows what activation follows {plan.name} there; '
+            f'{way_out(unseen[:1])}')
+
+
+def _replacements(norms: dict, own: set[str], flow: Flow, plan: NormPlan,
+                  outcome: Outcome) -> dict[str, nn.Module]:
+    """The plan's norm for each over a map that no config names."""
+    new = {}
+    for path in sorted(norms.keys() - own):
+        norm = norms[path]
+        seen = flow.norms.get(path)
+        if isinstance(norm, nn.LayerNorm) or seen and len(seen.shape) < 4:
+            continue  # over tokens, vectors or points
+        if seen is None:
+            outcome.stayed[path] = 'it did not run on a small image' + ''.join(
+                f' ({failure})' for failure in flow.failures[:1])
+        elif seen.shape[2:].count(1) == len(seen.shape) - 2:
+            outcome.stayed[path] = 'its maps are 1x1'
+        else:
+            try:
+                new[path] = _like(norm, plan)
+            except ValueError as error:  # groups that do not divide
+                outcome.stayed[path] = str(error)
+    return new
+
+
+def _like(norm: nn.Module, plan: NormPlan) -> nn.Module:
+    new = build_norm_layer(plan.norm_cfg, channels_of(norm))[1]
+    trains = any(p.requires_grad for p in norm.parameters())
+    return new.requires_grad_(trains).train(norm.training)
+
+
+def _plan_or_leave(model: nn.Module, plan: NormPlan, flow: Flow,
+                   own: set[str], new: dict, outcome: Outcome) -> list[Site]:
+    """The sites; where a TLU has no place, a norm of mmdet's code stays."""
+    while True:
+        try:
+            return plan_tlus(model, plan, flow, own | new.keys())
+        except Unplaceable as error:
+            loose = error.norms & new.keys()
+            if not loose or error.norms & own:
+                raise ConfigError(str(error)) from None
+            for path in loose:
+                del new[path]
+                outcome.stayed[path] = str(error).partition(';')[0]
+
+
+def _check_training(model: nn.Module, plan: NormPlan, sites: list[Site],
+                    norms: set[str]) -> None:
+    """Refuse an activation that acts in training only."""
+    planned = {site.module for site in sites}
+    for path, acts in acting_on(
+            norms, flow_of(model, training=True)).items():
+        if path not in planned:
+            behind = (acts[0].mark.norms or acts[0].mark.done) & norms
+            raise ConfigError(
+                f'{path}: an activation acts on {min(behind)} ({plan.name}) '
+                'in training, but not in test, so no TLU can be placed; '
+                f'{way_out(behind)}')
+
+
+def _describe(norms: dict, new: dict, flow: Flow, outcome: Outcome) -> None:
+    if new:
+        first = min(new)
+        outcome.said.append(
+            f'{len(new)} norms that no config names are switched, the first '
+            f'is {first}, a {norm_name(norms[first])}')
+    alone = Counter(
+        norm_name(norm) for path, norm in norms.items()
+        if path not in outcome.stayed and isinstance(norm, nn.LayerNorm)
+        or path in flow.norms and len(flow.norms[path].shape) < 4)
+    for name, number in alone.items():
+        outcome.said.append(f'{number} {name} are over tokens or vectors and '
+                            'stay')
+    outcome.said += [f'could not run on a small image: {failure}'
+                     for failure in flow.failures[:1]]
+
+
+def _verify(model: nn.Module, plan: NormPlan, norms: set[str],
+            outcome: Outcome) -> None:
+    """Look again: every activation on a norm must be a TLU now."""
+    flow = flow_of(model)
+    outcome.sites = sites_of(model, flow)
+    if plan.tlu:
+        for path in acting_on(norms, flow):
+            raise ConfigError(
+                f'{path}: still acts on a {plan.name} after its TLU was '
+                'placed; please report it, and set tlu=False meanwhile')
+    flat = [path for path in norms if path in flow.norms and isinstance(
+        model.get_submodule(path), OF_ONE_ELEMENT)
+            and set(flow.norms[path].shape[2:]) == {1}]
+    if flat and not plan.norm_cfg.get('learnable_eps'):
+        outcome.said.append(
+            f'{len(flat)} {plan.name} are over maps of 1x1 ({min(flat)}), of '
+            'which little is left; ' + (
+                'learnable_eps=True softens that' if plan.name == 'FRN' else
+                'FRN with learnable_eps=True, GN and LN leave more'))
+

@@ -1,0 +1,398 @@
+"""Watch one forward pass: what acts on the output of each norm.
+
+Which activation follows a norm is a fact of the data, not of names: it may be
+a module, a function, a method, in place, in a wrapper, two calls away or
+behind a sum. So the tensors are watched. The output of a norm gets a mark;
+operations hand the mark on until one mixes channels (a convolution, a matrix
+product) or normalises again; and an operation that is an activation leaves
+an :class:`Act`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import is_norm
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ..layers import TLU
+
+# ATen operations, without the underscore of those in place.
+# These give what they are given, if in another shape or a part of it.
+SAME_VALUES = {
+    '_reshape_alias', '_to_copy', '_unsafe_view', 'alias', 'as_strided',
+    'clone', 'contiguous', 'detach', 'expand', 'lift_fresh', 'permute',
+    'reshape', 'select', 'slice', 'split', 'split_with_sizes', 'squeeze', 't',
+    'transpose', 'unbind', 'unsafe_split', 'unsqueeze', 'view'
+}
+# These look at the shape only.
+NO_VALUES = {
+    'empty_like', 'full_like', 'new_empty', 'new_empty_strided', 'new_full',
+    'new_ones', 'new_zeros', 'ones_like', 'rand_like', 'randn_like',
+    'zeros_like'
+}
+# Behind these stands something new. A norm is among them as a function; as a
+# module it gets a mark of its own.
+NEW_VALUES = {
+    '_convolution', '_log_softmax', '_native_batch_norm_legit',
+    '_native_batch_norm_legit_no_training', '_softmax', 'addbmm', 'addmm',
+    'addmv', 'baddbmm', 'batch_norm', 'bmm', 'convolution', 'dot',
+    'embedding', 'frn', 'linalg_vector_norm', 'linear', 'mkldnn_convolution',
+    'mm', 'mv', 'native_batch_norm', 'native_group_norm', 'native_layer_norm',
+    'norm', '_scaled_dot_product_flash_attention_for_cpu', 'std', 'var',
+    'var_mean'
+}
+# These are 0, or near it, for whatever is below a number. A TLU in front of
+# one is of no use, so none may be left behind a TLU, either.
+CLIPS = {
+    'clamp', 'clamp_min', 'fmax', 'hardtanh', 'maximum', 'relu', 'threshold'
+}
+# Comparisons, signs and absolute values make a ReLU by hand: x * (x > 0).
+OTHER_ACTIVATIONS = {
+    '_prelu_kernel', 'abs', 'celu', 'clamp_max', 'elu', 'erf', 'fmin', 'ge',
+    'gelu', 'glu', 'gt', 'hardshrink', 'hardsigmoid', 'hardswish',
+    'heaviside', 'le', 'leaky_relu', 'log_sigmoid_forward', 'lt', 'minimum',
+    'mish', 'rrelu_with_noise', 'selu', 'sgn', 'sigmoid', 'sign', 'silu',
+    'softplus', 'softshrink', 'tanh'
+}
+# Of a map they are its activation; of the mean of one, a gate.
+GATES = {'hardsigmoid', 'sigmoid', 'tanh'}
+
+
+class Mark(NamedTuple):
+    """What a tensor is made of.
+
+    Attributes:
+        norms (frozenset[str]): Paths of the norms in it on which nothing has
+            acted yet.
+        done (frozenset[str]): Of those on which something has.
+        pure (bool): Whether it is the output of one norm, or of what acted
+            on that, as it was.
+        dim (int or None): Which of its dimensions is the channels'. None:
+            not known any more.
+        act (Act or None): That it is the very output of.
+    """
+
+    norms: frozenset
+    done: frozenset = frozenset()
+    pure: bool = True
+    dim: int | None = 1
+    act: 'Act | None' = None
+
+
+@dataclass(eq=False)
+class Act:
+    """One time that an activation acted.
+
+    Attributes:
+        op (str): ATen's name of the operation; 'tlu' for that of a TLU.
+        module (str): Path of the innermost module that was running.
+        mark (Mark or None): Of what it acted on; None: no norm is in it.
+        channels (int or None): Of what it acted on. None: its channels are
+            not the second dimension.
+        time (int): When, in calls of modules.
+        after (tuple or None): Where what it gave is returned, used by nobody
+            before: path of the innermost module around it, number of the
+            output and number of outputs. None for both: it is the output.
+        readers (set): Before that: paths of the modules that took what it
+            gave as their input; None for whatever else used it. A Sequential
+            is never meant: nothing can be hung on one.
+    """
+
+    op: str
+    module: str
+    mark: Mark | None
+    channels: int | None
+    time: int
+    after: tuple | None = None
+    readers: set = field(default_factory=set)
+
+
+class Call(NamedTuple):
+    """A call of a module that is running, and its first argument."""
+
+    path: str
+    module: nn.Module
+    first: Any
+    time: int
+
+
+class Seen(NamedTuple):
+    """Of a norm that ran: the shape of its input, and when it did."""
+
+    shape: tuple
+    time: int
+
+
+@dataclass
+class Flow:
+    """What a forward pass has shown.
+
+    Attributes:
+        norms (dict[str, Seen]): By path, in the order of the data. A norm
+            that never ran is not there.
+        acts (list[Act]): In the same order.
+        used (set[str]): Norms whose output is also used as it is.
+        escaped (set[str]): Norms whose output left a part that ran on its
+            own: what acts on it there is not known.
+        failures (list[str]): Why some of the model did not run.
+    """
+
+    norms: dict = field(default_factory=dict)
+    acts: list = field(default_factory=list)
+    used: set = field(default_factory=set)
+    escaped: set = field(default_factory=set)
+    failures: list = field(default_factory=list)
+
+
+def watch_flow(model: nn.Module,
+               run: Callable[[nn.Module, Flow], list[tuple[Any, bool]]],
+               training: bool = False) -> Flow:
+    """Run a model once and see what acts on the output of its norms.
+
+    Nothing of the model changes, statistics and random numbers included.
+
+    Args:
+        model (nn.Module): Any; its parameters need not be initialised.
+        run (callable): Calls the model, or parts of it, and returns pairs:
+            what came out, and whether of the whole model. It may look at the
+            flow so far and adds to its ``failures``. There are no gradients.
+        training (bool): Whether in training mode, but for dropout, which
+            would be seen as an operation. Defaults to False.
+
+    Returns:
+        Flow: What was seen.
+    """
+    watcher = _Watcher()
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.random.fork_rng(_gpus_of(model)))
+        stack.enter_context(_in_mode(model, training))
+        for path, module in model.named_modules():
+            stack.enter_context(watcher.hooks(path, module))
+        stack.enter_context(watcher)
+        for output, whole in run(model, watcher.flow):
+            watcher.returned(output, whole)
+    return watcher.flow
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
+
+
+class _Watcher(TorchDispatchMode):
+    """Keeps the marks, while operations and modules are called.
+
+    One norm stands in for all: it has no weights to be initialised, no
+    statistics to be changed, and takes any shape.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flow = Flow()
+        self.marks = WeakIdKeyDictionary()
+        self.calls: list[Call] = []
+        self.time = 0
+
+    @contextmanager
+    def hooks(self, path: str, module: nn.Module) -> Iterator[None]:
+        """Follow the calls of a module; stand in for it, if it is a norm."""
+
+        def enter(module, args):
+            self.time += 1
+            self.calls.append(
+                Call(path, module, args[0] if args else None, self.time))
+
+        def leave(module, args, output):
+            call = self.calls.pop()
+            if is_norm(module) and isinstance(output, Tensor):
+                self._normed(call, output)
+            self._leave(call, output)
+
+        def normalise(x, *args, **kwargs):
+            return F.group_norm(x, 1)
+
+        handles = [
+            module.register_forward_pre_hook(enter),
+            module.register_forward_hook(leave, always_call=True)
+        ]
+        stands_in = normalise if is_norm(module) else (
+            self._act_as_tlu if isinstance(module, TLU) else None)
+        if stands_in:
+            module.forward = stands_in
+        try:
+            yield
+        finally:
+            if stands_in:
+                del module.forward
+            for handle in handles:
+                handle.remove()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        given = [(x, self.marks[x]) for x in tensors_in((args, kwargs))
+                 if x in self.marks]
+        output = func(*args, **kwargs)
+        name = func._schema.name.partition('::')[2].removesuffix('_')
+        if given:
+            self._passed(name, args, given, output)
+        elif name == 'relu':  # a module that acts on norms, too, perhaps
+            self._acted(name, None, args[0], output, self.calls[-1:])
+        return output
+
+    def _passed(self, name: str, args: tuple, given: list,
+                output: Any) -> None:
+        """An operation took tensors with marks."""
+        if name in NO_VALUES:
+            return
+        marks = [mark for _, mark in given]
+        if name == 'cat' and len(args[0]) == 1:  # by TridentNet, in test
+            self.marks[output] = marks[0]
+            return
+        for x, mark in given:
+            if mark.act is not None:
+                self._read(mark.act, x)
+        dims = {m.dim for m in marks if m.dim is not None}
+        mark = Mark(
+            frozenset().union(*(m.norms for m in marks)),
+            frozenset().union(*(m.done for m in marks)),
+            pure=len(given) == 1 and marks[0].pure,
+            dim=dims.pop() if len(dims) == 1 else None)
+        if self._acts(name, args, given[0][0], mark):
+            self._acted(name, mark, given[0][0], output, self.calls[-1:])
+            return
+        if name not in SAME_VALUES:
+            self._use(marks)
+            mark = mark._replace(pure=False)
+        for x in tensors_in(output):
+            if name in NEW_VALUES or not x.is_floating_point():
+                self.marks.pop(x, None)
+                continue
+            self.marks[x] = mark = mark._replace(
+                dim=_follow_channels(name, args, given[0][0], x, mark.dim))
+            if x._base is not None and any(x is y for y in tensors_in(args)):
+                self.marks[x._base] = mark._replace(pure=False)  # in place
+
+    def _use(self, marks: list[Mark]) -> None:
+        self.flow.used.update(*(m.norms for m in marks if m.pure))
+
+    def _acts(self, name: str, args: tuple, x: Tensor, mark: Mark) -> bool:
+        if mark.norms:
+            is_gate = name in GATES and x.shape[2:].numel() == 1
+            return name in CLIPS or name in OTHER_ACTIVATIONS and not is_gate
+        # The maximum of two maps that have been activated is none.
+        return name in CLIPS and not (name in ('maximum', 'fmax') and all(
+            x in self.marks for x in tensors_in(args)))
+
+    def _acted(self, name: str, mark: Mark | None, x: Tensor, output: Any,
+               running: list[Call]) -> None:
+        call = running[0] if running else Call('', None, None, 0)
+        channels = x.shape[1] if mark is not None and mark.dim == 1 else None
+        act = Act(name, call.path, mark, channels, call.time)
+        self.flow.acts.append(act)
+        if mark is None:
+            return
+        for y in tensors_in(output):
+            if y.is_floating_point():
+                self.marks[y] = Mark(frozenset(), mark.norms | mark.done,
+                                     mark.pure, mark.dim, act)
+
+    def _act_as_tlu(self, x: Tensor) -> Tensor:
+        mark = self.marks.get(x)
+        output = x.clone()
+        self._acted('tlu', mark, x, output, self.calls[-1:])
+        return output
+
+    def _normed(self, call: Call, output: Tensor) -> None:
+        """A norm gave its output, a TLU of its own included."""
+        self.flow.norms.setdefault(
+            call.path, Seen(tuple(output.shape), call.time))
+        self._use([self.marks[x] for x in tensors_in(call.first)
+                   if x in self.marks])
+        mark = Mark(frozenset({call.path}))
+        if getattr(call.module, 'tau', None) is not None:
+            self._acted('tlu', mark, output, output, [call])
+        else:
+            self.marks[output] = mark
+
+    def _read(self, act: Act, x: Tensor) -> None:
+        """Something takes ``x``, which an activation gave."""
+        if act.after is None:
+            act.readers.add(
+                next((call.path for call in self.calls
+                      if call.time > act.time and call.first is x
+                      and not isinstance(call.module, nn.Sequential)), None))
+
+    def _leave(self, call: Call, output: Any) -> None:
+        """A module returns; perhaps what an activation in it gave."""
+        if isinstance(call.module, nn.Sequential):
+            return
+        alone = type(output) not in (list, tuple)
+        items = [output] if alone else output
+        for i, x in enumerate(items):
+            mark = self.marks.get(x) if isinstance(x, Tensor) else None
+            act = mark.act if mark else None
+            if act is not None and call.time < act.time and (
+                    act.after is None and not act.readers):
+                act.after = (call.path, None, None) if alone else (
+                    call.path, i, len(items))
+
+    def returned(self, output: Any, whole: bool) -> None:
+        """A run is over: what it gave is used by whoever called."""
+        marks = [self.marks[x] for x in tensors_in(output) if x in self.marks]
+        self._use(marks)
+        if not whole:
+            self.flow.escaped.update(*(mark.norms for mark in marks))
+
+
+def _follow_channels(name: str, args: tuple, x: Tensor, y: Tensor,
+                     dim: int | None) -> int | None:
+    """Which dimension of ``y``, made of ``x``, is the channels'."""
+    if dim is None:
+        return None
+    if name == 'permute':
+        return [d % x.dim() for d in args[1]].index(dim)
+    if name in ('transpose', 't'):
+        swapped = [d % x.dim() for d in args[1:3] or (0, 1)]
+        return swapped[1 - swapped.index(dim)] if dim in swapped else dim
+    if name in ('_reshape_alias', '_unsafe_view', 'reshape', 'view'):
+        return dim if x.shape[:dim + 1] == y.shape[:dim + 1] else None
+    return dim if x.dim() == y.dim() else None
+
+
+@contextmanager
+def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """As ``train(training)``, but for what a class makes of that.
+
+    A backbone freezes its stages in it, say. Buffers are as before in the
+    end.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    for module, _ in modes:
+        module.training = training and not isinstance(
+            module, nn.modules.dropout._DropoutNd)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+
+def _gpus_of(model: nn.Module) -> list[int]:
+    return sorted({p.device.index for p in model.parameters()
+                   if p.device.type == 'cuda'})

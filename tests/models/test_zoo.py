@@ -1,0 +1,231 @@
+"""One config of each backbone, neck and head class of mmdet that has norms.
+
+Under `make test` a few; all of them under `make test-slow`.
+"""
+
+import copy
+import random
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from autograd_graph import clips_behind, outputs_of, total
+from mmdet.models.backbones.trident_resnet import TridentConv
+from mmdet.models.detectors import SparseRCNN
+from mmdet.testing import demo_mm_inputs
+from mmengine.structures import InstanceData
+from torch import nn
+
+check_configs = runpy.run_path(
+    str(Path(__file__).parents[2] / 'tools/check_configs.py'))
+MASK = dict(with_mask=True)
+PANOPTIC = dict(with_mask=True, with_semantic=True)
+# What the images of a step need beside boxes; size: of the image, in pixels;
+# loss: False where it needs scikit-learn, or a hook that counts epochs.
+CONFIGS = {
+    # backbones
+    'regnet/retinanet_regnetx-800MF_fpn_1x_coco': {},
+    'hrnet/faster-rcnn_hrnetv2p-w18-1x_coco': {},
+    'res2net/faster-rcnn_res2net-101_fpn_2x_coco': {},
+    'resnest/mask-rcnn_s50_fpn_syncbn-backbone+head_ms-1x_coco': MASK,
+    'detectors/detectors_cascade-rcnn_r50_1x_coco': {},
+    'tridentnet/tridentnet_r50-caffe_1x_coco': dict(size=256),
+    'cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco': dict(size=511),
+    'gcnet/mask-rcnn_r50-gcb-r4-c3-c5_fpn_1x_coco': MASK,
+    'swin/retinanet_swin-t-p4-w7_fpn_1x_coco': {},
+    'pvt/retinanet_pvt-t_fpn_1x_coco': {},
+    # necks
+    'nas_fpn/retinanet_r50_nasfpn_crop640-50e_coco': dict(size=256),
+    'nas_fpn/retinanet_r50_fpn_crop640-50e_coco': dict(size=256),
+    'nas_fcos/nas-fcos_r50-caffe_fpn_nashead-gn-head_4xb4-1x_coco': {},
+    'pafpn/faster-rcnn_r50_pafpn_1x_coco': {},
+    'libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco': {},
+    'fpg/retinanet_r50_fpg_crop640_50e_coco': dict(size=256),
+    'dyhead/atss_r50_fpn_dyhead_1x_coco': {},
+    'yolof/yolof_r50-c5_8xb8-1x_coco': {},
+    'centernet/centernet_r18_8xb16-crop512-140e_coco': {},
+    # dense heads
+    'atss/atss_r50_fpn_1x_coco': {},
+    'autoassign/autoassign_r50-caffe_fpn_1x_coco': {},
+    'centernet/centernet-update_r50-caffe_fpn_ms-1x_coco': {},
+    'condinst/condinst_r50_fpn_ms-poly-90k_coco_instance': MASK,
+    'ddod/ddod_r50_fpn_1x_coco': dict(size=512),
+    'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco': {},
+    'foveabox/fovea_r50_fpn_gn-head-align_4xb4-2x_coco': {},
+    'fsaf/fsaf_r50_fpn_1x_coco': {},
+    'gfl/gfl_r50_fpn_1x_coco': {},
+    'free_anchor/freeanchor_r50_fpn_1x_coco': {},
+    'paa/paa_r50_fpn_1x_coco': dict(loss=False),
+    'reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco': {},
+    'sabl/sabl-retinanet_r50_fpn_1x_coco': {},
+    'solo/solo_r50_fpn_1x_coco': MASK,
+    'solo/decoupled-solo_r50_fpn_1x_coco': MASK,
+    'solo/decoupled-solo-light_r50_fpn_3x_coco': MASK,
+    'solov2/solov2_r50_fpn_1x_coco': MASK,
+    'tood/tood_r50_fpn_1x_coco': dict(loss=False),
+    'vfnet/vfnet_r50_fpn_1x_coco': {},
+    'yolact/yolact_r50_1xb8-55e_coco': MASK,
+    # RoI heads and the detectors around them
+    'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco': MASK,
+    'double_heads/dh-faster-rcnn_r50_fpn_1x_coco': {},
+    'fast_rcnn/fast-rcnn_r50_fpn_1x_coco': {},
+    'faster_rcnn/faster-rcnn_r50-caffe-c4_ms-1x_coco': {},
+    'gn/mask-rcnn_r50_fpn_gn-all_2x_coco': MASK,
+    'grid_rcnn/grid-rcnn_r50_fpn_gn-head_1x_coco': {},
+    'htc/htc_r50_fpn_1x_coco': PANOPTIC,
+    'ms_rcnn/ms-rcnn_r50_fpn_1x_coco': MASK,
+    'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco': PANOPTIC,
+    'point_rend/point-rend_r50-caffe_fpn_ms-1x_coco': MASK,
+    'queryinst/queryinst_r50_fpn_1x_coco': MASK,
+    'rpn/rpn_r50_fpn_1x_coco': {},
+    'sabl/sabl-faster-rcnn_r50_fpn_1x_coco': {},
+    'scnet/scnet_r50_fpn_1x_coco': PANOPTIC,
+    'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco': {},
+    # transformers
+    'deformable_detr/deformable-detr_r50_16xb2-50e_coco': {},
+    'detr/detr_r50_8xb2-150e_coco': {},
+    'dino/dino-4scale_r50_8xb2-12e_coco': dict(size=256),
+    'mask2former/mask2former_r50_8xb2-lsj-50e_coco': MASK,
+}
+QUICK = ('regnet', 'hrnet/faster', 'res2net', 'resnest', 'pafpn', 'yolof',
+         'fcos/', 'nas_fpn/retinanet_r50_nasfpn', 'ms_rcnn', 'swin')
+
+
+@pytest.mark.parametrize('config', [
+    pytest.param(name, marks=() if name.startswith(QUICK)
+                 else pytest.mark.slow) for name in CONFIGS
+])
+def test_every_class_with_a_norm(build, stock, config):
+    """A real step: no ReLU behind an FRN or TLU, and every threshold learns.
+
+    At thresholds of 0 the losses are those of the same weights with ReLU, to
+    the last bit.
+    """
+    path = f'mmdet::{config}.py'
+    options = _from_scratch(stock(path).model)
+    needs = CONFIGS[config]
+    relu = build(path, dict(type='FRN', tlu=False), options).train()
+    model = build(path, 'FRN', options).train()
+    _init_what_starts_as_nothing(relu)
+    for name in model.switch_outcome.stayed:  # with ReLU nothing must stay
+        relu.set_submodule(name, copy.deepcopy(model.get_submodule(name)))
+    state = relu.state_dict()
+    taus = {n: p for n, p in model.named_parameters() if n.endswith('tau')}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert (set(missing), unexpected) == (taus.keys(), [])
+    with outputs_of(relu) as nodes:
+        expected = _loss(relu, **needs)
+    if taus:
+        assert clips_behind(expected, nodes)  # it looks in earnest
+    assert torch.equal(_loss(model, **needs), expected)
+    for tau in taus.values():
+        nn.init.constant_(tau, -.3)
+    with outputs_of(model) as nodes:
+        loss = _loss(model, **needs) + _outputs(model, **needs)
+    assert clips_behind(loss, nodes) == []
+    loss.backward()
+    dead = [n for n, tau in taus.items()
+            if tau.grad is None or not tau.grad.abs().sum() > 0]
+    assert dead == []
+
+
+# One of a family, by the rest of its model's config.
+FAMILIES = {
+    'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco': {},
+    'cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco': {},
+    'detectors/cascade-rcnn_r50-rfp_1x_coco': dict(
+        neck=dict(rfp_backbone=dict(pretrained=None))),
+    'detr/detr_r50_8xb2-150e_coco': {},
+    'double_heads/dh-faster-rcnn_r50_fpn_1x_coco': {},
+    'faster_rcnn/faster-rcnn_r50_fpn_1x_coco': {},
+    'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco': {},
+    'fpg/retinanet_r50_fpg_crop640_50e_coco': {},
+    'grid_rcnn/grid-rcnn_r50_fpn_gn-head_1x_coco': {},
+    'hrnet/mask-rcnn_hrnetv2p-w18-1x_coco': {},
+    'htc/htc-without-semantic_r50_fpn_1x_coco': {},
+    'mask_rcnn/mask-rcnn_r50_fpn_1x_coco': {},
+    'nas_fpn/retinanet_r50_nasfpn_crop640-50e_coco': {},
+    'point_rend/point-rend_r50-caffe_fpn_ms-1x_coco': {},
+    'regnet/retinanet_regnetx-800MF_fpn_1x_coco': {},
+    'res2net/faster-rcnn_res2net-101_fpn_2x_coco': {},
+    'resnest/mask-rcnn_s50_fpn_syncbn-backbone+head_ms-1x_coco': {},
+    'retinanet/retinanet_r50_fpn_1x_coco': {},
+    'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco': {},
+    'swin/retinanet_swin-t-p4-w7_fpn_1x_coco': {},
+    'vfnet/vfnet_r50_fpn_1x_coco': {},
+    'yolof/yolof_r50-c5_8xb8-1x_coco': {},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('config', FAMILIES)
+def test_two_steps_and_an_evaluation(stock, config, tmp_path):
+    """By mmdet's runner, on generated images."""
+    run = check_configs['run']
+    check_configs['make_shapes'].main([
+        f'{tmp_path}/shapes', '--train', '12', '--val', '4', '--size', '256'])
+    path = tmp_path / 'coco.py'
+    model = dict(FAMILIES[config], norm_cfg=dict(type='FRN'),
+                 type=f'frn_mmdet.{stock(f"mmdet::{config}.py").model.type}')
+    path.write_text(f"_base_ = 'mmdet::{config}.py'\nmodel = {model}\n")
+    assert run(path, tmp_path).startswith('loss ')
+
+
+def _from_scratch(model):
+    """Nothing is loaded, and so nothing frozen."""
+    options = {}
+    for key, part in (('backbone', model.backbone),
+                      ('neck.rfp_backbone',
+                       (model.get('neck') or {}).get('rfp_backbone')
+                       if isinstance(model.get('neck'), dict) else None)):
+        if part is None:
+            continue
+        options[f'{key}.init_cfg'] = None
+        if 'pretrained' in part:
+            options[f'{key}.pretrained'] = None
+        if 'frozen_stages' in part:
+            options[f'{key}.frozen_stages'] = -1
+    return options
+
+
+def _init_what_starts_as_nothing(model):
+    if isinstance(model, SparseRCNN):
+        model.rpn_head.init_weights()
+    for module in model.modules():
+        if isinstance(module, TridentConv):
+            nn.init.kaiming_uniform_(module.weight)
+
+
+def _batch(model, size=128, loss=True, **needs):
+    _seed()
+    data = demo_mm_inputs(1, [(3, size, size)], num_items=[4], num_classes=10,
+                          **needs)
+    for sample in data['data_samples']:  # for Fast R-CNN
+        sample.proposals = InstanceData(
+            bboxes=sample.gt_instances.bboxes.clone())
+    return model.data_preprocessor(data, True)
+
+
+def _loss(model, **needs):
+    data = _batch(model, **needs)
+    _seed()
+    if not needs.get('loss', True):
+        return total(model.bbox_head(model.extract_feat(data['inputs'])))
+    return model.parse_losses(model.forward(**data, mode='loss'))[0]
+
+
+def _outputs(model, **needs):
+    """Of a dense head: not each of its levels has an object to learn from."""
+    if not re.search('Retina|ATSS|NASFCOS', type(model).__name__):
+        return 0.
+    data = _batch(model, **needs)
+    return total(model.bbox_head(model.extract_feat(data['inputs'])))
+
+
+def _seed():
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)

@@ -1,0 +1,107 @@
+"""Every RetinaNet and Mask R-CNN config of mmdet; the whole zoo if slow."""
+
+import re
+import runpy
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from frn_mmdet import FRN
+from frn_mmdet.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+tool_py = runpy.run_path(str(ROOT / 'tools/check_zoo.py'))
+ZOO = tool_py['ZOO']
+NOT_RELU = re.compile('SiLU|Swish|LeakyReLU|ReLU6')
+# Names of files, since to read all 827 takes half a minute.
+FOLDERS = sorted({
+    path.parent.name for name in ('retinanet', 'freeanchor', 'mask-rcnn')
+    for path in ZOO.glob(f'*/*{name}*.py')
+})
+
+
+def models(folder):
+    """Different RetinaNets and Mask R-CNNs of a folder, by config."""
+    found = {}
+    for path in sorted((ZOO / folder).glob('*.py')):
+        try:
+            model = Config.fromfile(path).model
+        except (ImportError, AttributeError):  # mmpretrain; not a detector
+            continue
+        if model.type in ('RetinaNet', 'MaskRCNN') and (
+                model not in found.values()):
+            found[path.stem] = model
+    return found
+
+
+@pytest.mark.parametrize('folder', FOLDERS)
+def test_every_retinanet_and_mask_rcnn_switches(folder):
+    init_default_scope('mmdet')
+    for name, model in models(folder).items():
+        switched = ConfigDict(
+            model, type=f'frn_mmdet.{model.type}', norm_cfg='FRN')
+        try:
+            detector = tool_py['build'](switched)
+        except ConfigError as error:
+            assert NOT_RELU.search(str(error)), (name, error)
+            continue
+        kinds = Counter(type(m) for m in detector.modules() if isinstance(
+            m, nn.modules.batchnorm._NormBase | nn.GroupNorm))
+        assert kinds[FRN] > 0, name
+        assert set(kinds) == {FRN}, name
+        assert detector.switch_outcome.stayed == {}, name
+
+
+@pytest.mark.slow
+def test_the_whole_zoo(tool):
+    """docs/zoo.md, and what it says of each detector."""
+    text = tool('check_zoo.py', '--jobs', '2', timeout=3000)
+    rows = [dict(zip(
+        ('folder', 'detector', 'norms', 'tlu', 'stay', 'tokens', 'result'),
+        line.strip('| ').split(' | '), strict=False))
+        for line in text.splitlines() if line.startswith('| ')][1:]
+    assert ' 0 failed' in text
+    refused = [row for row in rows if row['result'].startswith('refused')]
+    assert [row for row in refused if not NOT_RELU.search(row['result'])
+            and 'is not a detector of images' not in row['result']] == []
+    switched = [row for row in rows if row['result'].startswith('switched')]
+    assert {row['folder'] for row in switched if row['stay'] != '0'} == {
+        'dyhead', 'grid_rcnn', 'groie'}
+    names = {row['detector'] for row in switched}
+    assert names >= {'RetinaNet', 'MaskRCNN', 'FasterRCNN', 'CascadeRCNN',
+                     'FCOS', 'HybridTaskCascade'}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('norm', ['GN:num_groups=2', 'BN', 'SyncBN', 'LN'])
+@pytest.mark.parametrize('folder', [
+    'retinanet', 'hrnet', 'res2net', 'resnest', 'regnet', 'nas_fpn', 'fpg',
+    'fcos', 'htc', 'scnet', 'detectors', 'cornernet', 'yolof', 'dyhead',
+    'double_heads', 'grid_rcnn', 'point_rend', 'swin', 'detr', 'sparse_rcnn'
+])
+def test_other_norms_build(folder, norm):
+    init_default_scope('mmdet')
+    path = next(iter(sorted((ZOO / folder).glob('*_*coco*.py'))))
+    row = tool_py['switch'](Config.fromfile(path).model, norm)
+    assert row['kind'] == 'switched', row
+    assert row['norms'] > 0
+
+
+def test_no_such_folder_is_refused(tool):
+    assert 'FOLDER: no configs in no_such' in tool(
+        'check_zoo.py', 'no_such', ok=False)
+
+
+def test_the_page(tool, tmp_path):
+    """A config of each kind; equal rows are one."""
+    tool('check_zoo.py', 'ssd', 'soft_teacher', '--out', 'zoo.md')
+    text = (tmp_path / 'zoo.md').read_text()
+    assert '7 configs: 2 switched, 5 refused, 0 not built' in text
+    rows = [line for line in text.splitlines() if line.startswith('| s')]
+    assert len(rows) == 4
+    assert 'ReLU6 acts on backbone.conv1.frn' in rows[-1]
+    assert all(name in rows[0] for name in ('0.01', '0.02', '0.05', '0.1'))
