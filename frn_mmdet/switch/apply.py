@@ -68,7 +68,12 @@ def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
         setattr(model.get_submodule(owner), name, norm)
     place_tlus(model, sites)
     _describe(norms, new, flow, outcome)
-    _verify(model, plan, own | new.keys(), outcome)
+    if new or sites:
+        flow = flow_of(model)
+    outcome.sites = sites_of(model, flow)
+    if plan.tlu:
+        _check_nothing_left(plan, flow, own | new.keys())
+    _describe_flat_maps(model, plan, flow, own | new.keys(), outcome)
     return outcome
 
 
@@ -102,10 +107,10 @@ def _replacements(norms: dict, own: set[str], flow: Flow, plan: NormPlan,
         seen = flow.norms.get(path)
         if isinstance(norm, nn.LayerNorm) or seen and len(seen.shape) < 4:
             continue  # over tokens, vectors or points
-        if seen is None:
+        if seen is None or path in flow.escaped:
             outcome.stayed[path] = 'it did not run on a small image' + ''.join(
                 f' ({failure})' for failure in flow.failures[:1])
-        elif seen.shape[2:].count(1) == len(seen.shape) - 2:
+        elif _is_flat(seen.shape):
             outcome.stayed[path] = 'its maps are 1x1'
         else:
             try:
@@ -167,23 +172,26 @@ def _describe(norms: dict, new: dict, flow: Flow, outcome: Outcome) -> None:
                      for failure in flow.failures[:1]]
 
 
-def _verify(model: nn.Module, plan: NormPlan, norms: set[str],
-            outcome: Outcome) -> None:
+def _check_nothing_left(plan: NormPlan, flow: Flow, norms: set[str]) -> None:
     """Look again: every activation on a norm must be a TLU now."""
-    flow = flow_of(model)
-    outcome.sites = sites_of(model, flow)
-    if plan.tlu:
-        for path in acting_on(norms, flow):
-            raise ConfigError(
-                f'{path}: still acts on a {plan.name} after its TLU was '
-                'placed; please report it, and set tlu=False meanwhile')
-    flat = [path for path in norms if path in flow.norms and isinstance(
-        model.get_submodule(path), OF_ONE_ELEMENT)
-            and set(flow.norms[path].shape[2:]) == {1}]
+    for path in acting_on(norms, flow):
+        raise ConfigError(
+            f'{path}: still acts on a {plan.name} after its TLU was placed; '
+            'please report it, and set tlu=False meanwhile')
+
+
+def _describe_flat_maps(model: nn.Module, plan: NormPlan, flow: Flow,
+                        norms: set[str], outcome: Outcome) -> None:
+    flat = [path for path in norms & flow.norms.keys() if isinstance(
+        model.get_submodule(path), OF_ONE_ELEMENT) and _is_flat(
+            flow.norms[path].shape)]
     if flat and not plan.norm_cfg.get('learnable_eps'):
         outcome.said.append(
             f'{len(flat)} {plan.name} are over maps of 1x1 ({min(flat)}), of '
             'which little is left; ' + (
                 'learnable_eps=True softens that' if plan.name == 'FRN' else
-                'FRN with learnable_eps=True, GN and LN leave more'))
+                'GN and LN leave more'))
 
+
+def _is_flat(shape: tuple) -> bool:
+    return set(shape[2:]) == {1}

@@ -105,7 +105,7 @@ def _sites_of_module(model: nn.Module, plan: NormPlan, flow: Flow,
     can_swap = len(sites) == 1 and is_activation(
         model.get_submodule(sites[0].module))
     for site in sites:
-        site.way, site.at = _find_way(model, flow, norms, site, can_swap)
+        site.way, site.at = _find_way(model, plan, flow, site, can_swap)
         if site.way is None:
             raise Unplaceable(
                 f'{site.module}: acts on {min(site.norms)} ({plan.name}), but '
@@ -151,14 +151,14 @@ def way_out(norms: Iterable[str]) -> str:
     return f'leave {parts} out of model.norm_cfg.parts, or set tlu=False'
 
 
-def _find_way(model: nn.Module, flow: Flow, norms: set[str], site: Site,
+def _find_way(model: nn.Module, plan: NormPlan, flow: Flow, site: Site,
               can_swap: bool) -> tuple[str | None, str | None]:
     mark = site.acts[0].mark
     if mark.pure and not mark.norms:
         return 'none', None
     norm = min(site.norms)
     if mark.pure and norm not in flow.used and hasattr(
-            model.get_submodule(norm), 'add_tlu'):
+            plan.norm.layer, 'add_tlu'):
         return 'fuse', norm
     if any(act.channels is None for act in site.acts):
         return None, None

@@ -87,3 +87,24 @@ def test_takes_norm_cfg(name, takes_it):
     assert takes(name, 'norm_cfg') is takes_it
     if takes_it:
         assert takes(MODELS.get(name), 'norm_cfg')
+
+
+@pytest.mark.parametrize('part, switched', [
+    (dict(type='SwinTransformer'), False),  # LN by default
+    (dict(type='PyramidVisionTransformer', norm_cfg=dict(type='LN')), False),
+    (dict(type='DynamicConv'), False),
+    (dict(type='DynamicConv', norm_cfg=dict(type='BN')), True),
+    (dict(type='MaskPointHead', num_classes=80, num_fcs=3), False),  # Conv1d
+    (dict(type='FCNMaskHead'), True),  # a norm where there was none
+    (dict(type='FCNMaskHead', norm_cfg=None), True),
+    (dict(layer_cfg=dict(norm_cfg=dict(type='LN'))), False),
+    (dict(type='FPN', conv_cfg=dict(type='Conv1d')), False),
+])
+def test_norms_over_tokens_and_points_are_left_alone(part, switched):
+    model = dict(backbone=part)
+    before = copy.deepcopy(model)
+    set_norms(model, parse_norm_cfg('FRN'))
+    if switched:
+        assert model['backbone']['norm_cfg'] == dict(type='FRN')
+    else:
+        assert model == before

@@ -1,0 +1,180 @@
+"""Norms that mmdet's code writes down, and those that are not over a map."""
+
+import logging
+
+import pytest
+import torch
+from mmcv.cnn import ConvModule
+from mmengine.logging import MMLogger
+from torch import nn
+
+from frn_mmdet import FRN, norm_sites
+from frn_mmdet.errors import ConfigError
+from frn_mmdet.switch.apply import apply_plan
+from frn_mmdet.switch.norms import parse_norm_cfg
+
+PLAN = parse_norm_cfg('FRN')
+R18 = {'backbone.depth': 18, 'backbone.init_cfg': None,
+       'neck.in_channels': [64, 128, 256, 512]}
+
+
+class Detector(nn.Module):
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+
+def bn_of(channels, norm=nn.BatchNorm2d):
+    """Not a name of the config's: the class itself."""
+    return nn.Sequential(nn.Conv2d(8, channels, 1), norm(channels), nn.ReLU(),
+                         nn.Conv2d(channels, 8, 1))
+
+
+def test_norms_in_mmdets_code_are_switched(build):
+    """Double-heads writes BN into its residual block."""
+    model = build('mmdet::double_heads/dh-faster-rcnn_r50_fpn_1x_coco.py',
+                  options=R18)
+    norms = [m for m in model.modules() if isinstance(
+        m, (nn.modules.batchnorm._NormBase, nn.GroupNorm))]
+    assert {type(norm) for norm in norms} == {FRN}
+    assert model.switch_outcome.stayed == {}
+    assert any('3 norms that no config names' in said and 'res_block' in said
+               for said in model.switch_outcome.said)
+
+
+@pytest.mark.parametrize('norm', [
+    'FRN', 'LN', 'SyncBN', dict(type='GN', num_groups=4),
+    dict(type='BN', tlu=True), dict(type='FRN', eps=1e-3)])
+def test_the_switched_norm_is_the_plans(norm):
+    model = Detector(bn_of(16, nn.InstanceNorm2d))
+    plan = parse_norm_cfg(norm)
+    outcome = apply_plan(model, plan)
+    new = model.backbone[1]
+    assert type(new) is plan.norm.layer
+    for key, value in plan.norm_cfg.items():
+        assert key == 'type' or getattr(new, key) == value
+    assert outcome.sites[0][1:3] == (plan.name, 'TLU' if plan.tlu else 'ReLU')
+
+
+def test_it_trains_if_the_old_one_did():
+    for trains in (True, False):
+        model = Detector(bn_of(16)).eval()
+        model.backbone[1].requires_grad_(trains)
+        apply_plan(model, PLAN)
+        norm = model.backbone[1]
+        assert {p.requires_grad for p in norm.parameters()} == {trains}
+        assert norm.tau is not None
+        assert not norm.training
+
+
+def test_one_whose_relu_is_a_function_stays_and_is_named(build):
+    """Grid R-CNN: F.relu(self.norm1(x)), a GroupNorm."""
+    records = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = MMLogger.get_instance('test_grid')
+    logger.addHandler(handler)
+    model = build('mmdet::grid_rcnn/grid-rcnn_r50_fpn_gn-head_1x_coco.py',
+                  options=R18)
+    logger.removeHandler(handler)
+    assert list(model.switch_outcome.stayed) == ['roi_head.grid_head.norm1']
+    assert type(model.roi_head.grid_head.norm1) is nn.GroupNorm
+    assert 'roi_head.grid_head.norm1: ' in records[-1]
+    assert 'called as a function' in records[-1]
+
+
+def test_groups_that_do_not_divide_its_channels_stay():
+    model = Detector(nn.Sequential(ConvModule(
+        8, 8, 1, norm_cfg=dict(type='GN', num_groups=8)), *bn_of(12)))
+    outcome = apply_plan(model, parse_norm_cfg(dict(type='GN', num_groups=8)))
+    assert list(outcome.stayed) == ['backbone.2']
+    assert 'divisible' in outcome.stayed['backbone.2']
+
+
+class Spare(nn.Module):
+    """It has a norm that its ``forward`` does not use."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+        self.spare = nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+def test_one_that_does_not_run_stays():
+    model = Detector(Spare())
+    outcome = apply_plan(model, PLAN)
+    assert list(outcome.stayed) == ['backbone.spare']
+    assert 'did not run' in outcome.stayed['backbone.spare']
+
+
+def test_norms_over_1x1_maps_stay_or_are_said(build):
+    pooled = nn.Sequential(nn.Conv2d(8, 8, 1), nn.AdaptiveAvgPool2d(1),
+                           *bn_of(16))
+    assert list(apply_plan(Detector(pooled), PLAN).stayed) == ['backbone.3']
+    config = 'mmdet::resnest/mask-rcnn_s50_fpn_syncbn-backbone+head_ms-1x_' \
+        'coco.py'
+    for learnable, said in ((False, 1), (True, 0)):
+        model = build(config, dict(type='FRN', learnable_eps=learnable))
+        assert sum('maps of 1x1' in text
+                   for text in model.switch_outcome.said) == said
+
+
+def test_norms_over_tokens_are_left_alone_and_counted(build):
+    model = build('mmdet::swin/retinanet_swin-t-p4-w7_fpn_1x_coco.py',
+                  options={'backbone.init_cfg': None})
+    assert {s.norm for s in norm_sites(model.backbone)} == {'LayerNorm'}
+    assert '31 LayerNorm are over tokens or vectors and stay' in (
+        model.switch_outcome.said)
+    model(torch.zeros(1, 3, 64, 64), mode='tensor')
+
+
+def test_no_norm_is_added_over_points(build):
+    """PointRend: a point's mask must not depend on the others drawn."""
+    model = build('mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py',
+                  options=R18)
+    point_head = model.roi_head.point_head
+    assert norm_sites(point_head) == []
+    points, coarse = torch.randn(1, 256, 9), torch.randn(1, 80, 9)
+    alone = point_head(points[..., :1], coarse[..., :1])
+    torch.testing.assert_close(point_head(points, coarse)[..., :1], alone)
+
+
+def test_a_plans_norm_over_points_is_refused():
+    model = Detector(nn.Sequential(
+        nn.Flatten(2), ConvModule(8, 8, 1, conv_cfg=dict(type='Conv1d'),
+                                  norm_cfg=dict(type='FRN'))))
+    model.backbone.in_channels = 8
+    with pytest.raises(ConfigError, match=r'shape \(1, 8, 4096\), not a map'):
+        apply_plan(model, PLAN)
+
+
+class Fails(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.conv = ConvModule(8, 8, 1, norm_cfg=dict(type='FRN'),
+                               act_cfg=None)
+
+    def forward(self, x):
+        raise RuntimeError('only at night')
+
+
+def test_what_does_not_run_is_refused_with_the_reason():
+    with pytest.raises(ConfigError) as error:
+        apply_plan(Detector(Fails()), PLAN)
+    for words in ('backbone.conv.', 'only at night', "leave 'backbone' out"):
+        assert words in str(error.value)
+    apply_plan(Detector(Fails()), parse_norm_cfg(dict(type='FRN', tlu=False)))
+    assert norm_sites(Fails())[0].activation == '?'
+
+
+def test_a_teacher_stays_as_it_was_trained(build, stock):
+    config = 'mmdet::lad/lad_r50-paa-r101_fpn_2xb8_coco_1x.py'
+    model = build(config, options={'teacher_ckpt': None})
+    kinds = {s.norm for s in norm_sites(model.teacher_model)}
+    assert kinds == {'BN', 'GN', None}
+    assert {s.norm for s in norm_sites(model.backbone)} == {'FRN', None}
