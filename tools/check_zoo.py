@@ -21,12 +21,14 @@ from pathlib import Path
 
 import mmdet
 import torch
+from mmcv.cnn import is_norm
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
+from torch import nn
 
 from frn_mmdet.errors import ConfigError
-from frn_mmdet.switch.norms import read_norm
+from frn_mmdet.switch.norms import PARTS, parse_norm_cfg, part_of, read_norm
 
 ZOO = Path(mmdet.__file__).parent / '.mim' / 'configs'
 COLUMNS = ('folder', 'detector', 'norms', 'TLU', 'stay', 'tokens', 'result',
@@ -119,6 +121,10 @@ def switch(model, norm):
         kind = FAILED if can_build(model) else NOT_BUILT
         return dict(row, kind=kind, result=f'{kind}: {sentence(error)}')
     outcome = detector.switch_outcome
+    unnamed = left_unnamed(detector, norm)
+    if unnamed:
+        return dict(row, kind=FAILED, result=f'{FAILED}: {unnamed[0]} is not '
+                    f'{norm}, and no warning names it')
     norms = Counter(site.norm for site in outcome.sites)
     tlus = sum(site.activation == 'TLU' for site in outcome.sites)
     stay = ''.join(f', but {n} norms stay, the first {path}' for n, path in [
@@ -128,6 +134,15 @@ def switch(model, norm):
                 TLU=tlus, stay=len(outcome.stayed),
                 tokens=norms['LayerNorm'],
                 result='; '.join([SWITCHED + stay, *notes]))
+
+
+def left_unnamed(detector, norm):
+    """Return paths of norms that stayed without a word, LayerNorms aside."""
+    layer = parse_norm_cfg(read_norm(norm)).norm.layer
+    return [path for path, module in detector.named_modules()
+            if is_norm(module) and type(module) not in (layer, nn.LayerNorm)
+            and path not in detector.switch_outcome.stayed
+            and part_of(path) in PARTS]
 
 
 def build(model):

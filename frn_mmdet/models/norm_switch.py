@@ -22,7 +22,7 @@ class NormSwitch:
     Put it before the detector's class::
 
         @MODELS.register_module()
-        class FCOS(NormSwitch, detectors.FCOS):
+        class MyDetector(NormSwitch, TheClassThatItWas):
             pass
 
     Args:
@@ -34,6 +34,10 @@ class NormSwitch:
             for no pretrained weights). None: the detector is exactly
             mmdet's.
         **kwargs: mmdet's arguments of the detector. They are not changed.
+
+    Attributes:
+        switch_outcome (Outcome or None): What became of the norms, see
+            :class:`~frn_mmdet.switch.apply.Outcome`; None without norm_cfg.
 
     Raises:
         ConfigError: If ``norm_cfg`` is neither a string nor a dict, if the

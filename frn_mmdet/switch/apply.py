@@ -10,7 +10,15 @@ from ..errors import ConfigError
 from ..layers import FRN
 from .flow import Flow
 from .norms import NormPlan, part_of
-from .place import Site, Unplaceable, acting_on, place_tlus, plan_tlus, way_out
+from .place import (
+    Site,
+    Unplaceable,
+    acting_on,
+    place_tlus,
+    plan_tlus,
+    replace_module,
+    way_out,
+)
 from .sites import NormSite, channels_of, norm_name, norms_of, sites_of
 from .small_run import flow_of
 
@@ -64,8 +72,7 @@ def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
         sites = _plan_or_leave(model, plan, flow, own, new, outcome)
         _check_training(model, plan, sites, own | new.keys())
     for path, norm in new.items():
-        owner, _, name = path.rpartition('.')
-        setattr(model.get_submodule(owner), name, norm)
+        replace_module(model, path, norm)
     place_tlus(model, sites)
     _describe(norms, new, flow, outcome)
     if new or sites:

@@ -215,7 +215,7 @@ def place_tlus(model: nn.Module, sites: list[Site]) -> None:
         if site.way == 'fuse':
             model.get_submodule(site.at).add_tlu()
         elif site.way == 'swap':
-            _replace(model, site.module, _tlu(model, site))
+            replace_module(model, site.module, _tlu(model, site))
         elif site.way != 'none':
             hosts[site.way, site.at].append(site)
     for (way, path), here in hosts.items():
@@ -223,7 +223,7 @@ def place_tlus(model: nn.Module, sites: list[Site]) -> None:
     for path in {site.module for site in sites if site.way != 'swap'}:
         module = model.get_submodule(path)
         if is_activation(module):
-            _replace(model, path, nn.Identity())
+            replace_module(model, path, nn.Identity())
         else:
             setattr(module, FLAG, False)
 
@@ -240,8 +240,8 @@ def _tlu(model: nn.Module, site: Site) -> TLU:
     return tlu
 
 
-def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
-    """Set ``new`` wherever the module at ``path`` is."""
+def replace_module(model: nn.Module, path: str, new: nn.Module) -> None:
+    """Set, in place, ``new`` wherever the module at ``path`` is."""
     old = model.get_submodule(path)
     for owner in list(model.modules()):
         for name, child in list(owner.named_children()):

@@ -106,9 +106,8 @@ def owner_of(path: str) -> str:
 def is_activation(module: nn.Module) -> bool:
     """Whether a module is an activation; else it calls one as a function."""
     if type(module).__module__ == 'torch.nn.modules.activation':
-        return True
-    return not any(module.children()) and 'tau' in module._parameters or (
-        not list(module.children()) and not list(module.parameters()))
+        return True  # PReLU has a parameter
+    return not list(module.children()) and not list(module.parameters())
 
 
 def act_name(model: nn.Module, act: Act) -> str:

@@ -9,6 +9,7 @@ import re
 import runpy
 from pathlib import Path
 
+import mmdet
 import numpy as np
 import pytest
 import torch
@@ -16,15 +17,20 @@ from autograd_graph import clips_behind, outputs_of, total
 from mmdet.models.backbones.trident_resnet import TridentConv
 from mmdet.models.detectors import SparseRCNN
 from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import nn
 
-check_configs = runpy.run_path(
-    str(Path(__file__).parents[2] / 'tools/check_configs.py'))
+TOOLS = Path(__file__).parents[2] / 'tools'
+check_configs = runpy.run_path(str(TOOLS / 'check_configs.py'))
+check_zoo = runpy.run_path(str(TOOLS / 'check_zoo.py'))
+ZOO = Path(mmdet.__file__).parent / '.mim' / 'configs'
 MASK = dict(with_mask=True)
 PANOPTIC = dict(with_mask=True, with_semantic=True)
 # What the images of a step need beside boxes; size: of the image, in pixels;
-# loss: False where it needs scikit-learn, or a hook that counts epochs.
+# loss: False where it needs scikit-learn, a teacher, or a hook that counts
+# epochs; options: what in the model's config only runs on a GPU, or elsewhere.
 CONFIGS = {
     # backbones
     'regnet/retinanet_regnetx-800MF_fpn_1x_coco': {},
@@ -32,6 +38,8 @@ CONFIGS = {
     'res2net/faster-rcnn_res2net-101_fpn_2x_coco': {},
     'resnest/mask-rcnn_s50_fpn_syncbn-backbone+head_ms-1x_coco': MASK,
     'detectors/detectors_cascade-rcnn_r50_1x_coco': {},
+    'retinanet/retinanet_x101-32x4d_fpn_1x_coco': {},
+    'ssd/ssd300_coco': dict(size=512),
     'tridentnet/tridentnet_r50-caffe_1x_coco': dict(size=256),
     'cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco': dict(size=511),
     'gcnet/mask-rcnn_r50-gcb-r4-c3-c5_fpn_1x_coco': MASK,
@@ -42,6 +50,10 @@ CONFIGS = {
     'nas_fpn/retinanet_r50_fpn_crop640-50e_coco': dict(size=256),
     'nas_fcos/nas-fcos_r50-caffe_fpn_nashead-gn-head_4xb4-1x_coco': {},
     'pafpn/faster-rcnn_r50_pafpn_1x_coco': {},
+    'carafe/mask-rcnn_r50_fpn-carafe_1x_coco': dict(MASK, options={
+        'neck.upsample_cfg': dict(_delete_=True, type='nearest'),
+        'roi_head.mask_head.upsample_cfg': dict(
+            _delete_=True, type='deconv', scale_factor=2)}),
     'libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco': {},
     'fpg/retinanet_r50_fpg_crop640_50e_coco': dict(size=256),
     'dyhead/atss_r50_fpn_dyhead_1x_coco': {},
@@ -52,13 +64,23 @@ CONFIGS = {
     'autoassign/autoassign_r50-caffe_fpn_1x_coco': {},
     'centernet/centernet-update_r50-caffe_fpn_ms-1x_coco': {},
     'condinst/condinst_r50_fpn_ms-poly-90k_coco_instance': MASK,
+    'boxinst/boxinst_r50_fpn_ms-90k_coco': dict(MASK, loss=False, options={
+        'data_preprocessor': dict(_delete_=True, type='DetDataPreprocessor')
+    }),
     'ddod/ddod_r50_fpn_1x_coco': dict(size=512),
     'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco': {},
     'foveabox/fovea_r50_fpn_gn-head-align_4xb4-2x_coco': {},
     'fsaf/fsaf_r50_fpn_1x_coco': {},
     'gfl/gfl_r50_fpn_1x_coco': {},
     'free_anchor/freeanchor_r50_fpn_1x_coco': {},
+    'guided_anchoring/ga-retinanet_r50_fpn_1x_coco': {},
+    'lad/lad_r50-paa-r101_fpn_2xb8_coco_1x': dict(
+        loss=False, options={'teacher_ckpt': None}),
+    'ld/ld_r18-gflv1-r101_fpn_1x_coco': dict(loss=False, options={
+        'teacher_ckpt': None,
+        'teacher_config': f'{ZOO}/gfl/gfl_r50_fpn_1x_coco.py'}),
     'paa/paa_r50_fpn_1x_coco': dict(loss=False),
+    'pisa/retinanet-r50_fpn_pisa_1x_coco': {},
     'reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco': {},
     'sabl/sabl-retinanet_r50_fpn_1x_coco': {},
     'solo/solo_r50_fpn_1x_coco': MASK,
@@ -75,9 +97,11 @@ CONFIGS = {
     'faster_rcnn/faster-rcnn_r50-caffe-c4_ms-1x_coco': {},
     'gn/mask-rcnn_r50_fpn_gn-all_2x_coco': MASK,
     'grid_rcnn/grid-rcnn_r50_fpn_gn-head_1x_coco': {},
+    'groie/faste-rcnn_r50_fpn_groie_1x_coco': {},
     'htc/htc_r50_fpn_1x_coco': PANOPTIC,
     'ms_rcnn/ms-rcnn_r50_fpn_1x_coco': MASK,
     'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco': PANOPTIC,
+    'pisa/mask-rcnn_r50_fpn_pisa_1x_coco': MASK,
     'point_rend/point-rend_r50-caffe_fpn_ms-1x_coco': MASK,
     'queryinst/queryinst_r50_fpn_1x_coco': MASK,
     'rpn/rpn_r50_fpn_1x_coco': {},
@@ -89,6 +113,7 @@ CONFIGS = {
     'detr/detr_r50_8xb2-150e_coco': {},
     'dino/dino-4scale_r50_8xb2-12e_coco': dict(size=256),
     'mask2former/mask2former_r50_8xb2-lsj-50e_coco': MASK,
+    'maskformer/maskformer_r50_ms-16xb1-75e_coco': PANOPTIC,
 }
 QUICK = ('regnet', 'hrnet/faster', 'res2net', 'resnest', 'pafpn', 'yolof',
          'fcos/', 'nas_fpn/retinanet_r50_nasfpn', 'ms_rcnn', 'swin')
@@ -105,10 +130,12 @@ def test_every_class_with_a_norm(build, stock, config):
     the last bit.
     """
     path = f'mmdet::{config}.py'
-    options = _from_scratch(stock(path).model)
-    needs = CONFIGS[config]
-    relu = build(path, dict(type='FRN', tlu=False), options).train()
-    model = build(path, 'FRN', options).train()
+    needs = dict(CONFIGS[config])
+    options = _from_scratch(stock(path).model) | needs.pop('options', {})
+    relu = build(path, dict(type='FRN', tlu=False), options)
+    model = build(path, 'FRN', options)
+    relu.train()  # which gives nothing back where there is a teacher
+    model.train()
     _init_what_starts_as_nothing(relu)
     for name in model.switch_outcome.stayed:  # with ReLU nothing must stay
         relu.set_submodule(name, copy.deepcopy(model.get_submodule(name)))
@@ -130,6 +157,17 @@ def test_every_class_with_a_norm(build, stock, config):
     dead = [n for n, tau in taus.items()
             if tau.grad is None or not tau.grad.abs().sum() > 0]
     assert dead == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('config', CONFIGS)
+def test_other_norms_build(config):
+    init_default_scope('mmdet')
+    for norm in ('GN:num_groups=2', 'BN', 'SyncBN', 'LN'):
+        model = Config.fromfile(f'{ZOO}/{config}.py').model
+        row = check_zoo['switch'](model, norm)
+        assert row['result'].startswith('switched'), (norm, row)
+        assert row['norms'] > 0
 
 
 # One of a family, by the rest of its model's config.
@@ -213,13 +251,14 @@ def _loss(model, **needs):
     data = _batch(model, **needs)
     _seed()
     if not needs.get('loss', True):
-        return total(model.bbox_head(model.extract_feat(data['inputs'])))
+        return total(model(**data, mode='tensor'))
     return model.parse_losses(model.forward(**data, mode='loss'))[0]
 
 
 def _outputs(model, **needs):
     """Of a dense head: not each of its levels has an object to learn from."""
-    if not re.search('Retina|ATSS|NASFCOS', type(model).__name__):
+    if not re.search('Retina|ATSS|NASFCOS|SingleStageDetector',
+                     type(model).__name__):
         return 0.
     data = _batch(model, **needs)
     return total(model.bbox_head(model.extract_feat(data['inputs'])))
