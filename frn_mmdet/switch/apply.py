@@ -8,12 +8,13 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..layers import FRN
-from .flow import Flow
+from .flow import Flow, is_plain_norm
 from .norms import NormPlan, part_of
 from .place import (
     Site,
     Unplaceable,
     acting_on,
+    check_training,
     place_tlus,
     plan_tlus,
     replace_module,
@@ -67,10 +68,11 @@ def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
     _check_maps(own, flow, plan)
     new = _replacements(norms, own, flow, plan, outcome)
     sites = []
-    if plan.tlu:
+    if plan.tlu and (own or new):
         _check_seen(own, flow, plan)
-        sites = _plan_or_leave(model, plan, flow, own, new, outcome)
-        _check_training(model, plan, sites, own | new.keys())
+        training = flow_of(model, training=True)
+        flow.used |= training.used
+        sites = _plan_or_leave(model, plan, flow, training, own, new, outcome)
     for path, norm in new.items():
         replace_module(model, path, norm)
     place_tlus(model, sites)
@@ -95,13 +97,16 @@ def _check_maps(own: set[str], flow: Flow, plan: NormPlan) -> None:
 
 
 def _check_seen(own: set[str], flow: Flow, plan: NormPlan) -> None:
+    """Refuse to guess what follows a norm, where not everything has run."""
     unseen = sorted(own - flow.norms.keys() | own & flow.escaped)
+    if own and flow.failures and not unseen:
+        unseen = sorted(own)
     if unseen:
         reason = f' ({flow.failures[0]})' if flow.failures else ''
         raise ConfigError(
-            f'{unseen[0]}: did not run, or not with what its output goes to, '
-            f'when the detector was tried on a small image{reason}; so nobody '
-            f'knows what activation follows {plan.name} there; '
+            f'{unseen[0]}: it, or what its output goes to, did not run when '
+            f'the detector was tried on a small image{reason}, so nobody '
+            f'knows what activation follows {plan.name}; '
             f'{way_out(unseen[:1])}')
 
 
@@ -112,9 +117,13 @@ def _replacements(norms: dict, own: set[str], flow: Flow, plan: NormPlan,
     for path in sorted(norms.keys() - own):
         norm = norms[path]
         seen = flow.norms.get(path)
-        if isinstance(norm, nn.LayerNorm) or seen and len(seen.shape) < 4:
+        if type(norm) is nn.LayerNorm or seen and len(seen.shape) < 4 and (
+                path not in flow.apart):
             continue  # over tokens, vectors or points
-        if seen is None or path in flow.escaped:
+        if not is_plain_norm(norm) or norm._forward_hooks:
+            outcome.stayed[path] = (
+                f'{type(norm).__name__} does more than normalise')
+        elif seen is None or path in flow.escaped | flow.apart:
             outcome.stayed[path] = 'it did not run on a small image' + ''.join(
                 f' ({failure})' for failure in flow.failures[:1])
         elif _is_flat(seen.shape):
@@ -134,11 +143,14 @@ def _like(norm: nn.Module, plan: NormPlan) -> nn.Module:
 
 
 def _plan_or_leave(model: nn.Module, plan: NormPlan, flow: Flow,
-                   own: set[str], new: dict, outcome: Outcome) -> list[Site]:
+                   training: Flow, own: set[str], new: dict,
+                   outcome: Outcome) -> list[Site]:
     """The sites; where a TLU has no place, a norm of mmdet's code stays."""
     while True:
         try:
-            return plan_tlus(model, plan, flow, own | new.keys())
+            sites = plan_tlus(model, plan, flow, own | new.keys())
+            check_training(plan, sites, training, own | new.keys())
+            return sites
         except Unplaceable as error:
             loose = error.norms & new.keys()
             if not loose or error.norms & own:
@@ -146,20 +158,6 @@ def _plan_or_leave(model: nn.Module, plan: NormPlan, flow: Flow,
             for path in loose:
                 del new[path]
                 outcome.stayed[path] = str(error).partition(';')[0]
-
-
-def _check_training(model: nn.Module, plan: NormPlan, sites: list[Site],
-                    norms: set[str]) -> None:
-    """Refuse an activation that acts in training only."""
-    planned = {site.module for site in sites}
-    for path, acts in acting_on(
-            norms, flow_of(model, training=True)).items():
-        if path not in planned:
-            behind = (acts[0].mark.norms or acts[0].mark.done) & norms
-            raise ConfigError(
-                f'{path}: an activation acts on {min(behind)} ({plan.name}) '
-                'in training, but not in test, so no TLU can be placed; '
-                f'{way_out(behind)}')
 
 
 def _describe(norms: dict, new: dict, flow: Flow, outcome: Outcome) -> None:
@@ -170,8 +168,9 @@ def _describe(norms: dict, new: dict, flow: Flow, outcome: Outcome) -> None:
             f'is {first}, a {norm_name(norms[first])}')
     alone = Counter(
         norm_name(norm) for path, norm in norms.items()
-        if path not in outcome.stayed and isinstance(norm, nn.LayerNorm)
-        or path in flow.norms and len(flow.norms[path].shape) < 4)
+        if path not in outcome.stayed and (
+            type(norm) is nn.LayerNorm or path in flow.norms
+            and len(flow.norms[path].shape) < 4))
     for name, number in alone.items():
         outcome.said.append(f'{number} {name} are over tokens or vectors and '
                             'stay')

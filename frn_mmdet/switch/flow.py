@@ -8,16 +8,22 @@ product) or normalises again; and an operation that is an activation leaves
 an :class:`Act`.
 """
 
+import random
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import is_norm
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _disable_current_modes,
+)
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..layers import TLU
@@ -50,15 +56,17 @@ NEW_VALUES = {
 # These are 0, or near it, for whatever is below a number. A TLU in front of
 # one is of no use, so none may be left behind a TLU, either.
 CLIPS = {
-    'clamp', 'clamp_min', 'fmax', 'hardtanh', 'maximum', 'relu', 'threshold'
+    '_prelu_kernel', 'celu', 'clamp', 'clamp_min', 'elu', 'fmax', 'gelu',
+    'hardswish', 'hardtanh', 'leaky_relu', 'maximum', 'mish', 'relu',
+    'rrelu_with_noise', 'selu', 'silu', 'softplus', 'threshold'
 }
 # Comparisons, signs and absolute values make a ReLU by hand: x * (x > 0).
 OTHER_ACTIVATIONS = {
-    '_prelu_kernel', 'abs', 'celu', 'clamp_max', 'elu', 'erf', 'fmin', 'ge',
-    'gelu', 'glu', 'gt', 'hardshrink', 'hardsigmoid', 'hardswish',
-    'heaviside', 'le', 'leaky_relu', 'log_sigmoid_forward', 'lt', 'minimum',
-    'mish', 'rrelu_with_noise', 'selu', 'sgn', 'sigmoid', 'sign', 'silu',
-    'softplus', 'softshrink', 'tanh'
+    'abs', 'bucketize', 'clamp_max', 'copysign', 'erf', 'erfc', 'exp',
+    'expm1', 'fmin', 'ge', 'glu', 'gt', 'hardshrink', 'hardsigmoid',
+    'heaviside', 'hypot', 'le', 'log_sigmoid_forward', 'logaddexp',
+    'logaddexp2', 'lt', 'minimum', 'sgn', 'sigmoid', 'sign', 'signbit',
+    'softshrink', 'tanh'
 }
 # Of a map they are its activation; of the mean of one, a gate.
 GATES = {'hardsigmoid', 'sigmoid', 'tanh'}
@@ -76,6 +84,8 @@ class Mark(NamedTuple):
         dim (int or None): Which of its dimensions is the channels'. None:
             not known any more.
         act (Act or None): That it is the very output of.
+        old (bool): Whether it is what that act changed in place; by itself
+            what it gave is another tensor here.
     """
 
     norms: frozenset
@@ -83,6 +93,7 @@ class Mark(NamedTuple):
     pure: bool = True
     dim: int | None = 1
     act: 'Act | None' = None
+    old: bool = False
 
 
 @dataclass(eq=False)
@@ -100,8 +111,10 @@ class Act:
             before: path of the innermost module around it, number of the
             output and number of outputs. None for both: it is the output.
         readers (set): Before that: paths of the modules that took what it
-            gave as their input; None for whatever else used it. A Sequential
-            is never meant: nothing can be hung on one.
+            gave as their input; None for whatever else used it. Neither a
+            Sequential nor a norm is meant: nothing can be hung on one.
+        in_place (bool): Whether it was in place, and what it acted on was
+            used by its old name.
     """
 
     op: str
@@ -111,6 +124,7 @@ class Act:
     time: int
     after: tuple | None = None
     readers: set = field(default_factory=set)
+    in_place: bool = False
 
 
 class Call(NamedTuple):
@@ -139,7 +153,16 @@ class Flow:
         acts (list[Act]): In the same order.
         used (set[str]): Norms whose output is also used as it is.
         escaped (set[str]): Norms whose output left a part that ran on its
-            own: what acts on it there is not known.
+            own, or whose class has a ``forward`` of its own: what acts on it
+            there is not known.
+        apart (set[str]): Norms that ran in a part on its own only, on a map
+            that was made up.
+        taken (dict[str, set]): What a module took as its input, by its path:
+            acts, or None for anything else.
+        returned (dict[str, list]): What a module gave back, likewise: a list
+            of acts or None a call.
+        ran (set[int]): id() of the norms that ran, which may have several
+            paths.
         failures (list[str]): Why some of the model did not run.
     """
 
@@ -147,6 +170,10 @@ class Flow:
     acts: list = field(default_factory=list)
     used: set = field(default_factory=set)
     escaped: set = field(default_factory=set)
+    apart: set = field(default_factory=set)
+    taken: dict = field(default_factory=lambda: defaultdict(set))
+    returned: dict = field(default_factory=lambda: defaultdict(list))
+    ran: set = field(default_factory=set)
     failures: list = field(default_factory=list)
 
 
@@ -171,18 +198,28 @@ def watch_flow(model: nn.Module,
     watcher = _Watcher()
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.random.fork_rng(_gpus_of(model)))
+        stack.enter_context(_own_random_numbers(model))
         stack.enter_context(_in_mode(model, training))
         for path, module in model.named_modules():
             stack.enter_context(watcher.hooks(path, module))
         stack.enter_context(watcher)
         for output, whole in run(model, watcher.flow):
-            watcher.returned(output, whole)
+            watcher.end(output, whole)
     return watcher.flow
 
 
+def is_plain_norm(module: nn.Module) -> bool:
+    """Whether a norm only normalises: neither a class of a user's, nor more.
+
+    Another one may activate as well, in its ``forward`` or in a hook.
+    """
+    known = ('torch.', 'mmcv.', 'mmengine.', 'frn_mmdet.')
+    return is_norm(module) and type(module).__module__.startswith(known) and (
+        'forward' not in vars(module))
+
+
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested lists, tuples and dicts."""
+    """The tensors in nested lists, tuples, dicts and dataclasses."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -190,6 +227,8 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(item)
     elif isinstance(value, dict):
         yield from tensors_in(list(value.values()))
+    elif is_dataclass(value):
+        yield from tensors_in(vars(value))
 
 
 class _Watcher(TorchDispatchMode):
@@ -209,33 +248,44 @@ class _Watcher(TorchDispatchMode):
     @contextmanager
     def hooks(self, path: str, module: nn.Module) -> Iterator[None]:
         """Follow the calls of a module; stand in for it, if it is a norm."""
+        if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+            yield
+            return
+        is_plain = is_plain_norm(module)
+        patched = 'forward' in vars(module)
 
         def enter(module, args):
             self.time += 1
-            self.calls.append(
-                Call(path, module, args[0] if args else None, self.time))
+            first = args[0] if args else None
+            self.calls.append(Call(path, module, first, self.time))
+            self.flow.taken[path].add(self._act_of(first))
+
+        def mark(module, args, output):
+            if is_norm(module) and isinstance(output, Tensor):
+                self._normed(self.calls[-1], output, is_plain)
 
         def leave(module, args, output):
             call = self.calls.pop()
-            if is_norm(module) and isinstance(output, Tensor):
-                self._normed(call, output)
             self._leave(call, output)
+            return self._renamed(call, output)
 
-        def normalise(x, *args, **kwargs):
-            return F.group_norm(x, 1)
+        def normalise(*args, **kwargs):
+            return F.group_norm(next(iter((*args, *kwargs.values()))), 1)
 
         handles = [
             module.register_forward_pre_hook(enter),
+            # A norm's own hooks may act on its output.
+            module.register_forward_hook(mark, prepend=True),
             module.register_forward_hook(leave, always_call=True)
         ]
-        stands_in = normalise if is_norm(module) else (
+        stands_in = normalise if is_plain else (
             self._act_as_tlu if isinstance(module, TLU) else None)
-        if stands_in:
+        if stands_in and not patched:
             module.forward = stands_in
         try:
             yield
         finally:
-            if stands_in:
+            if stands_in and not patched:
                 del module.forward
             for handle in handles:
                 handle.remove()
@@ -245,7 +295,8 @@ class _Watcher(TorchDispatchMode):
         given = [(x, self.marks[x]) for x in tensors_in((args, kwargs))
                  if x in self.marks]
         output = func(*args, **kwargs)
-        name = func._schema.name.partition('::')[2].removesuffix('_')
+        name = func._schema.name.partition('::')[2].removesuffix(
+            '_').removeprefix('_foreach_')
         if given:
             self._passed(name, args, given, output)
         elif name == 'relu':  # a module that acts on norms, too, perhaps
@@ -258,11 +309,13 @@ class _Watcher(TorchDispatchMode):
         if name in NO_VALUES:
             return
         marks = [mark for _, mark in given]
-        if name == 'cat' and len(args[0]) == 1:  # by TridentNet, in test
+        if name == 'cat' and self._is_of_one_act(args, marks):
             self.marks[output] = marks[0]
             return
         for x, mark in given:
-            if mark.act is not None:
+            if mark.old:
+                mark.act.in_place = True
+            elif mark.act is not None:
                 self._read(mark.act, x)
         dims = {m.dim for m in marks if m.dim is not None}
         mark = Mark(
@@ -285,12 +338,19 @@ class _Watcher(TorchDispatchMode):
             if x._base is not None and any(x is y for y in tensors_in(args)):
                 self.marks[x._base] = mark._replace(pure=False)  # in place
 
+    def _is_of_one_act(self, args: tuple, marks: list[Mark]) -> bool:
+        """Of its maps for several images, which TridentNet puts together."""
+        return len(args[0]) == len(marks) and args[1:] in ((), (0, )) and all(
+            mark.act is not None and mark.act.module == marks[0].act.module
+            for mark in marks)
+
     def _use(self, marks: list[Mark]) -> None:
         self.flow.used.update(*(m.norms for m in marks if m.pure))
 
     def _acts(self, name: str, args: tuple, x: Tensor, mark: Mark) -> bool:
         if mark.norms:
-            is_gate = name in GATES and x.shape[2:].numel() == 1
+            is_gate = (name in GATES and x.dim() > 2
+                       and x.shape[2:].numel() == 1)
             return name in CLIPS or name in OTHER_ACTIVATIONS and not is_gate
         # The maximum of two maps that have been activated is none.
         return name in CLIPS and not (name in ('maximum', 'fmax') and all(
@@ -304,6 +364,8 @@ class _Watcher(TorchDispatchMode):
         self.flow.acts.append(act)
         if mark is None:
             return
+        if output is x and x._base is not None:
+            act.in_place = True  # of part of something
         for y in tensors_in(output):
             if y.is_floating_point():
                 self.marks[y] = Mark(frozenset(), mark.norms | mark.done,
@@ -315,8 +377,11 @@ class _Watcher(TorchDispatchMode):
         self._acted('tlu', mark, x, output, self.calls[-1:])
         return output
 
-    def _normed(self, call: Call, output: Tensor) -> None:
+    def _normed(self, call: Call, output: Tensor, is_plain: bool) -> None:
         """A norm gave its output, a TLU of its own included."""
+        self.flow.ran.add(id(call.module))
+        if not is_plain:
+            self.flow.escaped.add(call.path)
         self.flow.norms.setdefault(
             call.path, Seen(tuple(output.shape), call.time))
         self._use([self.marks[x] for x in tensors_in(call.first)
@@ -333,23 +398,42 @@ class _Watcher(TorchDispatchMode):
             act.readers.add(
                 next((call.path for call in self.calls
                       if call.time > act.time and call.first is x
-                      and not isinstance(call.module, nn.Sequential)), None))
+                      and not isinstance(call.module, nn.Sequential)
+                      and not is_norm(call.module)), None))
+
+    def _act_of(self, x: Any) -> Act | None:
+        mark = self.marks.get(x) if isinstance(x, Tensor) else None
+        return mark.act if mark else None
 
     def _leave(self, call: Call, output: Any) -> None:
         """A module returns; perhaps what an activation in it gave."""
-        if isinstance(call.module, nn.Sequential):
-            return
+        if isinstance(call.module, nn.Sequential) or output is None:
+            return  # nothing is hung on it, or it has failed
         alone = type(output) not in (list, tuple)
-        items = [output] if alone else output
-        for i, x in enumerate(items):
-            mark = self.marks.get(x) if isinstance(x, Tensor) else None
-            act = mark.act if mark else None
+        acts = [self._act_of(x) for x in ([output] if alone else output)]
+        self.flow.returned[call.path].append(acts)
+        for i, act in enumerate(acts):
             if act is not None and call.time < act.time and (
                     act.after is None and not act.readers):
                 act.after = (call.path, None, None) if alone else (
-                    call.path, i, len(items))
+                    call.path, i, len(acts))
 
-    def returned(self, output: Any, whole: bool) -> None:
+    def _renamed(self, call: Call, output: Any) -> Any:
+        """What an activation changed in place, as another tensor.
+
+        So that it shows whether its old name is used any more: a TLU in its
+        place would change nothing there.
+        """
+        act = self._act_of(output)
+        if act is None or output is not call.first or act.time != call.time:
+            return output
+        with _disable_current_modes():
+            renamed = output.detach()
+        self.marks[renamed] = self.marks[output]
+        self.marks[output] = self.marks[output]._replace(old=True)
+        return renamed
+
+    def end(self, output: Any, whole: bool) -> None:
         """A run is over: what it gave is used by whoever called."""
         marks = [self.marks[x] for x in tensors_in(output) if x in self.marks]
         self._use(marks)
@@ -393,6 +477,12 @@ def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
             buffer.copy_(before)
 
 
-def _gpus_of(model: nn.Module) -> list[int]:
-    return sorted({p.device.index for p in model.parameters()
+@contextmanager
+def _own_random_numbers(model: nn.Module) -> Iterator[None]:
+    states = random.getstate(), np.random.get_state()
+    gpus = sorted({p.device.index for p in model.parameters()
                    if p.device.type == 'cuda'})
+    with torch.random.fork_rng(gpus):
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])

@@ -87,6 +87,39 @@ def plan_tlus(model: nn.Module, plan: NormPlan, flow: Flow,
     return sites
 
 
+def check_training(plan: NormPlan, sites: list[Site], flow: Flow,
+                   norms: set[str]) -> None:
+    """Refuse what acts otherwise in training.
+
+    Args:
+        plan (NormPlan): What ``model.norm_cfg`` asks for.
+        sites (list[Site]): Of :func:`plan_tlus`, from a run in test mode.
+        flow (Flow): Of a run in training mode.
+        norms (set[str]): Paths of the norms that are the plan's.
+
+    Raises:
+        Unplaceable: If an activation acts on a norm, or on something else,
+            in training only, or what it gives goes elsewhere.
+    """
+    planned = {(site.module, site_key(site.acts[0])): site for site in sites}
+    swapped = {site.module for site in sites if site.way == 'swap'}
+    known = {site.module for site in sites}
+    for act in flow.acts:
+        behind = _behind(act, norms)
+        if act.op == 'tlu' or not behind and act.module not in known:
+            continue
+        site = planned.get((act.module, site_key(act))) if behind else None
+        is_hung = site is not None and site.way in ('before', 'after')
+        if not behind or site is None and act.module not in swapped or (
+                is_hung and act.readers - {site.at}):
+            behind = behind or next(
+                site.norms for site in sites if site.module == act.module)
+            raise Unplaceable(
+                f'{act.module}: does not act on {min(behind)} ({plan.name}) '
+                'in training as it does in test, so no TLU can be placed; '
+                f'{way_out(behind)}', frozenset(behind))
+
+
 def acting_on(norms: set[str], flow: Flow) -> dict[str, list[Act]]:
     """Activations that are no TLU, on the output of norms, by module."""
     found = defaultdict(list)
@@ -102,16 +135,30 @@ def _sites_of_module(model: nn.Module, plan: NormPlan, flow: Flow,
     for act in ours:
         groups[act.mark.pure, not act.mark.norms, site_key(act)].append(act)
     sites = [Site(group[0].module, group) for group in groups.values()]
-    can_swap = len(sites) == 1 and is_activation(
-        model.get_submodule(sites[0].module))
+    can_swap = is_activation(model.get_submodule(sites[0].module))
     for site in sites:
-        site.way, site.at = _find_way(model, plan, flow, site, can_swap)
-        if site.way is None:
-            raise Unplaceable(
-                f'{site.module}: acts on {min(site.norms)} ({plan.name}), but '
-                + _why_not(site) + f'; {way_out(site.norms)}',
-                site.acts[0].mark.norms)
+        site.way, site.at = _find_way(model, plan, flow, site,
+                                      can_swap and len(sites) == 1)
+    lost = [site for site in sites if site.way is None]
+    if lost and can_swap and _is_one_swap(ours):
+        return [Site(ours[0].module, ours, 'swap', ours[0].module)]
+    for site in lost:
+        raise Unplaceable(
+            f'{site.module}: acts on {min(site.norms)} ({plan.name}), but '
+            + _why_not(site) + f'; {way_out(site.norms)}',
+            site.acts[0].mark.norms)
     return sites
+
+
+def _is_one_swap(acts: list[Act]) -> bool:
+    """Whether one TLU can stand for a module wherever it acts.
+
+    A head may activate each level of a pyramid by the same module: then they
+    share their thresholds, as they would share those of a PReLU.
+    """
+    channels = {act.channels for act in acts}
+    return len(channels) == 1 and None not in channels and not any(
+        act.in_place for act in acts)
 
 
 def _behind(act: Act, norms: set[str]) -> set[str]:
@@ -160,26 +207,49 @@ def _find_way(model: nn.Module, plan: NormPlan, flow: Flow, site: Site,
     if mark.pure and norm not in flow.used and hasattr(
             plan.norm.layer, 'add_tlu'):
         return 'fuse', norm
-    if any(act.channels is None for act in site.acts):
+    channels = {act.channels for act in site.acts}
+    if None in channels or len(channels) > 1 or any(
+            act.in_place for act in site.acts):
         return None, None
     if can_swap:
         return 'swap', site.module
     hosts = {act.after and act.after[0] for act in site.acts}
     if len(hosts) == 1 and None not in hosts:
-        return 'after', hosts.pop()
+        host = hosts.pop()
+        return ('after', host) if _gives_nothing_else(
+            flow, host, site) and _has_room(model, host) else (None, None)
     readers = set().union(*(act.readers for act in site.acts))
     if hosts == {None} and len(readers) == 1 and None not in readers:
-        return 'before', readers.pop()
+        host = readers.pop()
+        return ('before', host) if flow.taken[host] <= set(
+            site.acts) and _has_room(model, host) else (None, None)
     owner = owner_of(site.module)
     if hosts == {None} and hasattr(model.get_submodule(owner), METHOD):
         return 'method', owner
     return None, None
 
 
+def _gives_nothing_else(flow: Flow, host: str, site: Site) -> bool:
+    """Whether each call of a module gives the site's map at its place only.
+
+    So not where a flag lets a block return before its activation.
+    """
+    places = {act.after[1] or 0 for act in site.acts}
+    return all({i for i, act in enumerate(acts) if act in site.acts} == places
+               for acts in flow.returned[host])
+
+
+def _has_room(model: nn.Module, host: str) -> bool:
+    return not hasattr(model.get_submodule(host), 'tlu')
+
+
 def _why_not(site: Site) -> str:
     if any(act.channels is None for act in site.acts):
         return ('the channels are not the second dimension there, as a TLU '
                 'has them')
+    if any(act.in_place for act in site.acts):
+        return ('in place, on what is used by another name as well, which '
+                'a TLU would not change')
     return ('at other places, too, and where what it gives goes to, no TLU '
             'can be hung')
 
@@ -190,9 +260,10 @@ def _check_hosts(sites: list[Site], plan: NormPlan) -> None:
     for site in sites:
         if site.way in ('none', 'fuse', 'swap'):
             continue
-        for place in {(site.way, site.at, act.after) for act in site.acts}:
-            other = taken.setdefault(place, site)
-            if other is not site:
+        for act in site.acts:
+            other = taken.setdefault((site.at, act.after), site)
+            way = taken.setdefault(site.at, site).way
+            if other is not site or way != site.way:
                 raise Unplaceable(
                     f'{site.module}: acts on {min(site.norms)} ({plan.name}) '
                     f'and on {min(other.norms)} on the way to {site.at}, '
@@ -244,7 +315,7 @@ def replace_module(model: nn.Module, path: str, new: nn.Module) -> None:
     """Set, in place, ``new`` wherever the module at ``path`` is."""
     old = model.get_submodule(path)
     for owner in list(model.modules()):
-        for name, child in list(owner.named_children()):
+        for name, child in list(owner._modules.items()):
             if child is old:
                 setattr(owner, name, new)
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import is_norm
@@ -24,27 +25,37 @@ BOXES = 2  # for the heads that look at boxes
 def flow_of(model: nn.Module, training: bool = False) -> Flow:
     """Watch a small run of a detector, or of any other module.
 
-    A detector gets one image and, where it has a second stage, two boxes.
-    Anything else gets a map, or one for each level, of the channels that its
-    ``in_channels`` or its first layer asks for. What does not run is noted
-    in ``failures``, and its parts run on their own.
+    A detector gets one image with two boxes; in training it computes its
+    losses. Anything else gets a map, or one for each level, of the channels
+    that its ``in_channels`` or its first layer asks for. What cannot run is
+    noted in ``failures``, and its parts run on their own.
 
     Args:
-        model (nn.Module): Its parameters may be on the meta device.
+        model (nn.Module): Its parameters may be on the meta device. It is a
+            copy that runs, with the same parameters.
         training (bool): Whether in training mode. Defaults to False.
 
     Returns:
         Flow: What was seen.
     """
-    if any(p.is_meta for p in model.parameters()):
-        model = _on_cpu(model)
+    model = _copy(model)
     with torch.device(next(model.parameters(), torch.empty(0)).device), (
             _without_gpu(model)):
-        return watch_flow(model, _run, training)
+        return watch_flow(model, _run_training if training else _run,
+                          training)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """A copy that shares parameters; of one on the meta device, of zeros."""
+    if any(p.is_meta for p in model.parameters()):
+        return _on_cpu(model)
+    try:
+        return copy.deepcopy(model, {id(p): p for p in model.parameters()})
+    except Exception:  # any: an attribute of a module is code of a user's
+        return model
 
 
 def _on_cpu(model: nn.Module) -> nn.Module:
-    """A copy of a model on the meta device, of zeros."""
     model = copy.deepcopy(model).to_empty(device='cpu')
     for value in (*model.parameters(), *model.buffers()):
         value.data.zero_()
@@ -64,15 +75,27 @@ def _run(model: nn.Module, flow: Flow) -> list[tuple[Any, bool]]:
             flow.failures.clear()
             break
     runs = [(output, True)]
-    unseen = [name for name, child in model.named_children()
-              if _unseen(child, name, flow)]
-    if unseen:  # what mmdet runs in training only, or cannot run like this
+    names = [name for name, child in model.named_children()
+             if output is None or _unseen(child, flow)]
+    if names:  # what runs in training only, or not in this way
         feats = _try(flow, 'extract_feat', model.extract_feat,
                      _image(model, size))
-        for name in unseen:
+        failures = len(flow.failures)
+        for name in names:
             runs += _run_module(model.get_submodule(name), name, flow, feats,
                                 whole=False)
+        if feats is not None and len(flow.failures) == failures:
+            flow.failures.clear()  # each part has run
     return runs
+
+
+def _run_training(model: nn.Module, flow: Flow) -> list[tuple[Any, bool]]:
+    """The losses, if boxes, masks and labels are enough for them."""
+    if hasattr(model, 'extract_feat') and _try(
+            flow, type(model).__name__, _run_losses, model) is not None:
+        flow.failures.clear()
+        return []
+    return _run(model, flow)
 
 
 def _try(flow: Flow, what: str, run: Callable, *args) -> Any:
@@ -85,10 +108,9 @@ def _try(flow: Flow, what: str, run: Callable, *args) -> Any:
         return None
 
 
-def _unseen(module: nn.Module, path: str, flow: Flow) -> bool:
-    return any(
-        is_norm(child) and f'{path}.{name}'.strip('.') not in flow.norms
-        for name, child in module.named_modules())
+def _unseen(module: nn.Module, flow: Flow) -> bool:
+    return any(is_norm(child) and id(child) not in flow.ran
+               for child in module.modules())
 
 
 def _run_detector(model: nn.Module, size: int) -> Any:
@@ -98,11 +120,34 @@ def _run_detector(model: nn.Module, size: int) -> Any:
         return model(image, samples, mode='tensor')
     # As its _forward(), but with few boxes: a thousand take seconds.
     feats = model.extract_feat(image)
-    proposals = [samples[0].proposals]
-    if getattr(model, 'rpn_head', None) is not None:
-        proposals = [boxes[:BOXES] for boxes in model.rpn_head.predict(
+    return feats, model.roi_head.forward(
+        feats, _proposals(model, feats, samples), samples)
+
+
+def _proposals(model: nn.Module, feats: Any, samples: list) -> list:
+    """Boxes, with whatever the detector's first stage gives to them."""
+    if getattr(model, 'rpn_head', None) is None:
+        return [samples[0].proposals]
+    try:
+        return [boxes[:BOXES] for boxes in model.rpn_head.predict(
             feats, samples, rescale=False)]
-    return feats, model.roi_head.forward(feats, proposals, samples)
+    except ImportError:  # CrowdDet's needs torchvision
+        model.rpn_head(feats)
+        return [samples[0].proposals]
+
+
+def _run_losses(model: nn.Module) -> Any:
+    _take_few_boxes(model)
+    return model(_image(model, SIZES[0]), [_sample(SIZES[0])], mode='loss')
+
+
+def _take_few_boxes(model: nn.Module) -> None:
+    """Let the samplers of a second stage take a few, not hundreds."""
+    for module in model.modules():
+        for value in vars(module).values():
+            for sampler in value if isinstance(value, list) else [value]:
+                if hasattr(sampler, 'pos_fraction'):
+                    sampler.num = 2 * BOXES
 
 
 def _image(model: nn.Module, size: int) -> Tensor:
@@ -130,7 +175,7 @@ def _sample(size: int) -> Any:
     # Here: this module is imported with the package, also without mmdet.
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
-    from mmengine.structures import InstanceData
+    from mmengine.structures import InstanceData, PixelData
     shape = (size, size)
     sample = DetDataSample(metainfo=dict(
         img_id=0, img_shape=shape, ori_shape=shape, pad_shape=shape,
@@ -139,25 +184,35 @@ def _sample(size: int) -> Any:
     sample.proposals = InstanceData(bboxes=boxes)
     sample.gt_instances = InstanceData(
         bboxes=boxes, labels=torch.zeros(BOXES, dtype=torch.long),
-        masks=BitmapMasks.random(BOXES, *shape))
+        masks=BitmapMasks(np.ones((BOXES, *shape), np.uint8), *shape))
+    sample.ignored_instances = InstanceData(bboxes=boxes[:0])
+    sample.gt_sem_seg = PixelData(
+        sem_seg=torch.zeros((1, *shape), dtype=torch.long))
     return sample
 
 
 def _run_module(module: nn.Module, path: str, flow: Flow, feats: Any = None,
                 whole: bool = True) -> list[tuple[Any, bool]]:
     """Run a module on the first input that it takes; else its children."""
-    runs = []
-    if type(module).forward is not nn.Module.forward:
+    runs, before, failures = [], set(flow.norms), list(flow.failures)
+    has_forward = type(module).forward is not nn.Module.forward
+    if has_forward:
         for inputs in _guesses(module, feats):
             output = _try(flow, path or type(module).__name__, module, inputs)
             if output is not None:
                 runs.append((output, whole))
+                flow.failures[:] = failures
                 break
-        whole = False
+        else:  # what came before it failed may go anywhere
+            flow.escaped |= flow.norms.keys() - before - {
+                norm for act in flow.acts if act.mark and act.mark.pure
+                for norm in act.mark.norms}
+        if not whole and feats is None:
+            flow.apart |= flow.norms.keys() - before
     for name, child in module.named_children():
-        at = f'{path}.{name}' if path else name
-        if _unseen(child, at, flow):
-            runs += _run_module(child, at, flow, whole=whole)
+        if _unseen(child, flow):
+            runs += _run_module(child, f'{path}.{name}'.strip('.'), flow,
+                                whole=whole and not has_forward)
     return runs
 
 
@@ -179,7 +234,12 @@ def _guesses(module: nn.Module, feats: Any) -> Iterator[Any]:
 def _without_gpu(model: nn.Module) -> Iterator[None]:
     """Let what mmcv can run on a GPU only give something of its shape."""
     try:
-        from mmcv.ops import CARAFEPack, MaskedConv2d
+        from mmcv.ops import (
+            CARAFEPack,
+            DeformRoIPoolPack,
+            MaskedConv2d,
+            ModulatedDeformRoIPoolPack,
+        )
     except ImportError:  # mmcv-lite has no operations
         yield
         return
@@ -190,7 +250,12 @@ def _without_gpu(model: nn.Module) -> Iterator[None]:
     def convolve(layer, x, mask=None):
         return nn.Conv2d.forward(layer, x)
 
-    standins = {CARAFEPack: enlarge, MaskedConv2d: convolve}
+    def pool(layer, x, rois):
+        return x.new_zeros(len(rois), layer.output_channels,
+                           *layer.output_size)
+
+    standins = {CARAFEPack: enlarge, MaskedConv2d: convolve,
+                DeformRoIPoolPack: pool, ModulatedDeformRoIPoolPack: pool}
     changed = [module for module in model.modules()
                if type(module) in standins]
     for module in changed:

@@ -8,9 +8,10 @@ from torch import nn
 from frn_mmdet import FRN
 
 
-def conv(channels=8, **kwargs):
+def conv(channels=8, inputs=8, **kwargs):
     """A ConvModule whose norm is FRN."""
-    return ConvModule(8, channels, 1, norm_cfg=dict(type='FRN'), **kwargs)
+    return ConvModule(inputs, channels, 1, norm_cfg=dict(type='FRN'),
+                      **kwargs)
 
 
 class Behind(nn.Module):
@@ -34,6 +35,13 @@ class Behind(nn.Module):
 def function(act):
     """A class that calls ``act``, a function."""
     return type('Behind', (Behind, ), dict(activate=lambda self, x: act(x)))()
+
+
+def hooked():
+    """A ReLU in a hook of the norm."""
+    module = Behind(nn.Identity())
+    module.norm.register_forward_hook(lambda norm, args, x: F.relu(x))
+    return module
 
 
 class ByName(Behind):
@@ -168,6 +176,151 @@ class Several(nn.Module):
         return [self.act(y + y.mean()) for y in maps]
 
 
+class RawInTraining(Behind):
+    """In training the norm's output is used without the activation, too."""
+
+    def activate(self, x):
+        return self.act(x) + (x.mean() if self.training else 0)
+
+
+class AlsoInTraining(Behind):
+    """In training the activation acts without a norm, too."""
+
+    def activate(self, x):
+        return self.act(self.act(self.last(x)) if self.training else x)
+
+
+class ReaderInTraining(nn.Module):
+    """A shared activation, whose sum goes elsewhere in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = conv(16, act_cfg=None)
+        self.second = conv(inputs=16, act_cfg=None)
+        self.last = nn.Conv2d(8, 8, 1)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        y = self.act(self.second(self.act(self.first(x))) + x)
+        z = self.last(y)
+        return z + y if self.training else z
+
+
+class TakesMore(ReaderInTraining):
+    """What the activation goes to takes something else as well."""
+
+    def forward(self, x):
+        y = self.act(self.second(self.act(self.first(x))) + x)
+        return self.last(y) + self.last(x)
+
+
+class Block(nn.Module):
+    """A residual block that may leave out its last activation."""
+
+    def __init__(self, width=16):
+        super().__init__()
+        self.first = conv(width, act_cfg=None)
+        self.second = conv(inputs=width, act_cfg=None)
+        self.act = nn.ReLU()
+
+    def forward(self, x, last=True):
+        y = self.second(self.act(self.first(x))) + x
+        return self.act(y) if last else y
+
+
+class ByFlag(nn.Module):
+
+    def __init__(self, width=16):
+        super().__init__()
+        self.block = Block(width)
+
+    def forward(self, x):
+        return self.block(self.block(x, last=False))
+
+
+class Twice(Block):
+
+    def forward(self, x):
+        y = super().forward(x)
+        return [y, y]
+
+
+class Doubled(nn.Module):
+    """Both outputs of the block, which are the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = Twice()
+
+    def forward(self, x):
+        a, b = self.block(x)
+        return a * b
+
+
+class OldName(OnASum):
+    """A ReLU in place, whose return value nobody takes."""
+
+    def activate(self, x):
+        y = self.other(x)
+        y += x
+        self.act(y)
+        return y
+
+
+class PartInPlace(OnASum):
+
+    def activate(self, x):
+        y = self.other(x)
+        y += x
+        self.act(y[:, :4])
+        return y
+
+
+class HasATlu(Block):
+
+    def __init__(self):
+        super().__init__()
+        self.tlu = nn.Identity()
+
+
+class Parts(nn.Module):
+    """One activation on parts of other channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = conv(act_cfg=None)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        parts = (self.conv(x) * 2).split([2, 6], 1)
+        return torch.cat([self.act(part) for part in parts], 1)
+
+
+class Levels(nn.Module):
+    """One activation for each level of a pyramid, whose maps are used raw."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList([conv(act_cfg=None), conv(act_cfg=None)])
+        self.last = nn.Conv2d(8, 8, 1)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        maps = [conv(x) for conv in self.convs]
+        return [self.last(self.act(y)) - y for y in maps]
+
+
+class Alias(Behind):
+    """The activation has two names; one of them is for training."""
+
+    def __init__(self):
+        super().__init__(nn.ReLU())
+        self.same = self.act
+
+    def activate(self, x):
+        return self.same(x) if self.training else self.act(x)
+
+
 # What can be placed, with the thresholds that it then has; then what cannot,
 # with what the error starts with.
 PLACED = dict(
@@ -198,6 +351,13 @@ PLACED = dict(
     used_twice=(lambda: UsedTwice(nn.ReLU()), 1),
     twice=(lambda: Behind(nn.Sequential(nn.ReLU(), nn.ReLU())), 1),
     shared=(Shared, 2),
+    levels=(Levels, 1),
+    by_flag=(lambda: ByFlag(8), 1),  # one for all: the channels are the same
+    raw_in_training=(lambda: RawInTraining(nn.ReLU()), 1),
+    alias=(Alias, 1),
+    one_object_twice=(lambda: nn.Sequential(
+        *[conv(act_cfg=None), act := nn.ReLU(), conv(act_cfg=None), act,
+          nn.Conv2d(8, 8, 1)]), 2),
     several=(Several, 2),
 )
 REFUSED = dict(
@@ -222,6 +382,27 @@ REFUSED = dict(
     silu=(lambda: Behind(nn.SiLU()), 'backbone.act: SiLU'),
     prelu=(lambda: Behind(nn.PReLU()), 'backbone.act: PReLU'),
     sum_of_tokens=(lambda: OnASumOfTokens(nn.ReLU()), 'backbone.act: acts'),
-    in_training=(lambda: InTrainingOnly(nn.ReLU()), 'backbone.act: an act'),
+    foreach=(lambda: function(
+        lambda x: torch._foreach_clamp_min([x], 0)[0]),
+             'backbone.forward (clamp_min)'),
+    signbit=(lambda: function(lambda x: x * ~x.signbit()),
+             'backbone.forward (signbit)'),
+    swish_by_hand=(lambda: function(lambda x: x / (1 + (-x).exp())),
+                   'backbone.forward (exp)'),
+    flat_swish=(lambda: function(
+        lambda x: x * x.flatten(1).sigmoid().view_as(x)),
+                'backbone.forward (sigmoid)'),
+    also_in_training=(lambda: AlsoInTraining(nn.ReLU()),
+                      'backbone.act: does not act'),
+    reader_in_training=(ReaderInTraining, 'backbone.act: '),
+    takes_more=(TakesMore, 'backbone.act: acts'),
+    by_flag=(ByFlag, 'backbone.block.act: '),
+    doubled=(Doubled, 'backbone.block.act: acts'),
+    old_name=(OldName, 'backbone.act: acts'),
+    part_in_place=(PartInPlace, 'backbone.act: acts'),
+    has_a_tlu=(HasATlu, 'backbone.act: acts'),
+    parts=(Parts, 'backbone.act: acts'),
+    hook_on_the_norm=(hooked, 'backbone.norm.forward (relu)'),
+    in_training=(lambda: InTrainingOnly(nn.ReLU()), 'backbone.act: does'),
     without_norm=(lambda: SharedWithoutNorm(nn.ReLU()), 'backbone.act: acts'),
 )

@@ -1,10 +1,14 @@
 """Norms that mmdet's code writes down, and those that are not over a map."""
 
 import logging
+import random
 
+import numpy as np
 import pytest
 import torch
 from mmcv.cnn import ConvModule
+from mmdet.models import RetinaHead
+from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
 from torch import nn
 
@@ -178,3 +182,106 @@ def test_a_teacher_stays_as_it_was_trained(build, stock):
     kinds = {s.norm for s in norm_sites(model.teacher_model)}
     assert kinds == {'BN', 'GN', None}
     assert {s.norm for s in norm_sites(model.backbone)} == {'FRN', None}
+
+
+class Two(nn.Module):
+    """Nobody can guess its inputs; what its children give is activated."""
+
+    def __init__(self, *children):
+        super().__init__()
+        self.inner = nn.Sequential(*children)
+
+    def forward(self, a, b):
+        return torch.relu(self.inner(a) + b)
+
+
+@pytest.mark.parametrize('children', [
+    (nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)),
+    (nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU()),
+    (nn.Conv1d(3, 8, 1), nn.BatchNorm1d(8), nn.ReLU()),
+    (nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU()),
+])
+def test_a_norm_of_a_part_that_does_not_run_stays(children):
+    model = Detector(Two(*children))
+    outcome = apply_plan(model, PLAN)
+    assert list(outcome.stayed) == ['backbone.inner.1']
+    assert model.backbone.inner[1] is children[1]
+
+
+class NormAct(nn.BatchNorm2d):
+    """As timm has it."""
+
+    def forward(self, x):
+        return torch.relu(super().forward(x))
+
+
+class MapLayerNorm(nn.LayerNorm):
+    """As ConvNeXt has it: over the channels of a map."""
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize('norm', [NormAct, MapLayerNorm])
+def test_a_norm_that_does_more_stays_and_is_named(norm):
+    model = Detector(bn_of(16, norm))
+    outcome = apply_plan(model, PLAN)
+    assert outcome.stayed == {
+        'backbone.1': f'{norm.__name__} does more than normalise'}
+
+
+def test_a_norm_of_two_names_is_switched_under_both():
+    model = Detector(bn_of(16))
+    same = nn.Sequential(nn.Conv2d(8, 16, 1), model.backbone[1], nn.ReLU(),
+                         nn.Conv2d(16, 8, 1))
+    model.backbone = nn.Sequential(model.backbone, same)
+    apply_plan(model, PLAN)
+    assert type(same[1]) is FRN
+    assert same[1] is model.backbone[0][1]
+
+
+def _head(build, name, cls):
+    MODELS.register_module(name=name, module=cls, force=True)
+    return build('RetinaNet', options=R18 | {'bbox_head.type': name})
+
+
+def test_an_activation_in_the_loss_only_is_refused(build):
+
+    class Head(RetinaHead):
+
+        def loss(self, x, samples):
+            return super().loss(tuple(torch.relu(y) for y in x), samples)
+
+    with pytest.raises(ConfigError, match='in training as it does in test'):
+        _head(build, 'HeadWithALoss', Head)
+
+
+def test_a_head_that_does_not_run_is_refused_also_without_a_norm(build):
+
+    class Head(RetinaHead):
+
+        def forward(self, x, must_be_given):
+            return super().forward(tuple(torch.relu(y) for y in x))
+
+    with pytest.raises(ConfigError, match='must_be_given'):
+        _head(build, 'HeadWithAnArgument', Head)
+
+
+def test_a_detector_of_other_norms_is_not_run_in_training(small):
+    """Where there is nothing to place there is nothing to refuse."""
+    assert small('RetinaNet', 'IN').switch_outcome.stayed == {}
+
+
+def test_nothing_else_changes(small):
+    np.random.seed(0)
+    random.seed(0)
+    torch.manual_seed(0)
+    before = (np.random.get_state()[1].tolist(), random.getstate(),
+              torch.get_rng_state().tolist())
+    model = small('MaskRCNN', seed=0)
+    model.backbone.frn1.forward = forward = model.backbone.frn1.forward
+    torch.manual_seed(0)
+    norm_sites(model)
+    assert model.backbone.frn1.forward is forward
+    assert before == (np.random.get_state()[1].tolist(), random.getstate(),
+                      torch.get_rng_state().tolist())

@@ -243,10 +243,16 @@ def test_a_hidden_relu_is_placed(name):
     apply_plan(model, parse_norm_cfg('FRN'))
     assert len(thresholds(model)) == number
     x = torch.randn(2, 8, 16, 16)
-    with outputs_of(stock) as nodes:
-        expected = stock.backbone(x)
-    assert clips_behind(total(expected), nodes)  # it looks in earnest
-    torch.testing.assert_close(model.backbone(x), expected, rtol=0, atol=0)
+    for training in (True, False):
+        stock.train(training)
+        model.train(training)
+        with outputs_of(stock) as nodes:
+            torch.manual_seed(0)  # of dropout
+            expected = stock.backbone(x)
+        assert clips_behind(total(expected), nodes)  # it looks in earnest
+        torch.manual_seed(0)
+        torch.testing.assert_close(
+            model.backbone(x), expected, rtol=0, atol=0)
     set_thresholds(model, -.3)
     with outputs_of(model) as nodes:
         result = total(model.backbone(x))
