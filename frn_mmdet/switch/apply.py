@@ -10,18 +10,17 @@ from ..errors import ConfigError
 from ..layers import FRN
 from .flow import Flow, is_plain_norm
 from .norms import NormPlan, part_of
-from .place import (
+from .place import place_tlus, replace_module
+from .sites import NormSite, channels_of, norm_name, norms_of, sites_of
+from .small_run import flow_of
+from .tlu_plan import (
     Site,
     Unplaceable,
     acting_on,
     check_training,
-    place_tlus,
     plan_tlus,
-    replace_module,
     way_out,
 )
-from .sites import NormSite, channels_of, norm_name, norms_of, sites_of
-from .small_run import flow_of
 
 # Of one element these leave its sign, or nothing.
 OF_ONE_ELEMENT = (FRN, nn.InstanceNorm2d)

@@ -128,26 +128,32 @@ def _proposals(model: nn.Module, feats: Any, samples: list) -> list:
     """Boxes, with whatever the detector's first stage gives to them."""
     if getattr(model, 'rpn_head', None) is None:
         return [samples[0].proposals]
-    try:
-        return [boxes[:BOXES] for boxes in model.rpn_head.predict(
-            feats, samples, rescale=False)]
-    except ImportError:  # CrowdDet's needs torchvision
-        model.rpn_head(feats)
-        return [samples[0].proposals]
+    return [boxes[:BOXES] for boxes in model.rpn_head.predict(
+        feats, samples, rescale=False)]
 
 
 def _run_losses(model: nn.Module) -> Any:
-    _take_few_boxes(model)
-    return model(_image(model, SIZES[0]), [_sample(SIZES[0])], mode='loss')
+    with _few_boxes(model):
+        return model(_image(model, SIZES[0]), [_sample(SIZES[0])],
+                     mode='loss')
 
 
-def _take_few_boxes(model: nn.Module) -> None:
+@contextmanager
+def _few_boxes(model: nn.Module) -> Iterator[None]:
     """Let the samplers of a second stage take a few, not hundreds."""
-    for module in model.modules():
-        for value in vars(module).values():
-            for sampler in value if isinstance(value, list) else [value]:
-                if hasattr(sampler, 'pos_fraction'):
-                    sampler.num = 2 * BOXES
+    samplers = [
+        sampler for module in model.modules()
+        for value in vars(module).values()
+        for sampler in (value if isinstance(value, list) else [value])
+        if hasattr(sampler, 'pos_fraction')]
+    numbers = [sampler.num for sampler in samplers]
+    for sampler in samplers:
+        sampler.num = 2 * BOXES
+    try:
+        yield
+    finally:
+        for sampler, number in zip(samplers, numbers, strict=True):
+            sampler.num = number
 
 
 def _image(model: nn.Module, size: int) -> Tensor:
@@ -232,7 +238,10 @@ def _guesses(module: nn.Module, feats: Any) -> Iterator[Any]:
 
 @contextmanager
 def _without_gpu(model: nn.Module) -> Iterator[None]:
-    """Let what mmcv can run on a GPU only give something of its shape."""
+    """Let what mmcv can run on a GPU only give something of its shape.
+
+    And its own RoIAlign stand for torchvision's, which may not be there.
+    """
     try:
         from mmcv.ops import (
             CARAFEPack,
@@ -258,10 +267,16 @@ def _without_gpu(model: nn.Module) -> Iterator[None]:
                 DeformRoIPoolPack: pool, ModulatedDeformRoIPoolPack: pool}
     changed = [module for module in model.modules()
                if type(module) in standins]
+    poolers = [module for module in model.modules()
+               if getattr(module, 'use_torchvision', False)]
     for module in changed:
         module.forward = partial(standins[type(module)], module)
+    for module in poolers:
+        module.use_torchvision = False
     try:
         yield
     finally:
         for module in changed:
             del module.forward
+        for module in poolers:
+            module.use_torchvision = True
