@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from .flow import Flow, watch_flow
 
-# Of the image, in pixels: 2x2 elements are left at stride 128. The second is
+# Height and width of the image, in pixels: at a stride of 128 a row of two
+# elements is left, so that a map of 1x1 is one that was pooled. The second is
 # for what cannot do with that.
-SIZES = (256, 512)
-MAP = 64  # side of the first map that a module on its own is given
+SIZES = ((128, 256), (512, 512))
+MAP = (64, 64)  # the first map that a module on its own is given
 LEVELS = 5  # of a pyramid, where nothing says how many
 BOXES = 2  # for the heads that look at boxes
 
@@ -113,7 +114,7 @@ def _unseen(module: nn.Module, flow: Flow) -> bool:
                for child in module.modules())
 
 
-def _run_detector(model: nn.Module, size: int) -> Any:
+def _run_detector(model: nn.Module, size: tuple) -> Any:
     image = _image(model, size)
     samples = [_sample(size)]
     if not hasattr(model, 'roi_head'):
@@ -156,14 +157,16 @@ def _few_boxes(model: nn.Module) -> Iterator[None]:
             sampler.num = number
 
 
-def _image(model: nn.Module, size: int) -> Tensor:
+def _image(model: nn.Module, size: tuple) -> Tensor:
     mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
     return _map(3 if mean is None else len(mean), size, model)
 
 
-def _map(channels: int, size: int, model: nn.Module) -> Tensor:
+def _map(channels: int, size: tuple, model: nn.Module,
+         level: int = 0) -> Tensor:
     like = next(model.parameters(), torch.empty(0))
-    return torch.randn(1, channels, size, size).to(like.dtype)
+    size = [side >> level for side in size]
+    return torch.randn(1, channels, *size).to(like.dtype)
 
 
 def _channels(module: nn.Module) -> int | None:
@@ -177,16 +180,15 @@ def _channels(module: nn.Module) -> int | None:
     return None
 
 
-def _sample(size: int) -> Any:
+def _sample(shape: tuple) -> Any:
     # Here: this module is imported with the package, also without mmdet.
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData, PixelData
-    shape = (size, size)
     sample = DetDataSample(metainfo=dict(
         img_id=0, img_shape=shape, ori_shape=shape, pad_shape=shape,
         batch_input_shape=shape, scale_factor=(1., 1.)))
-    boxes = torch.tensor([[0., 0., size / 2, size / 2]] * BOXES)
+    boxes = torch.tensor([[0., 0., shape[1] / 2, shape[0] / 2]] * BOXES)
     sample.proposals = InstanceData(bboxes=boxes)
     sample.gt_instances = InstanceData(
         bboxes=boxes, labels=torch.zeros(BOXES, dtype=torch.long),
@@ -228,12 +230,12 @@ def _guesses(module: nn.Module, feats: Any) -> Iterator[Any]:
         yield feats
     given = getattr(module, 'in_channels', None)
     if isinstance(given, (list, tuple)):
-        yield tuple(_map(channels, MAP >> i, module)
+        yield tuple(_map(channels, MAP, module, i)
                     for i, channels in enumerate(given))
     channels = given if isinstance(given, int) else _channels(module)
     if channels is not None:
         yield _map(channels, MAP, module)
-        yield tuple(_map(channels, MAP >> i, module) for i in range(LEVELS))
+        yield tuple(_map(channels, MAP, module, i) for i in range(LEVELS))
 
 
 @contextmanager

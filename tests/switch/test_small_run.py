@@ -31,7 +31,7 @@ def test_a_larger_image_where_the_first_is_too_small(build):
                   {'backbone.init_cfg': None})
     flow = flow_of(model)
     assert flow.failures == []
-    assert flow.norms['backbone.bn1'].shape == (1, 64, 128, 128)  # of 256
+    assert flow.norms['backbone.bn1'].shape == (1, 64, 64, 128)
 
 
 def test_what_runs_on_a_gpu_only_has_a_stand_in(build):
