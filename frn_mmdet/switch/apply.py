@@ -156,7 +156,9 @@ def _plan_or_leave(model: nn.Module, plan: NormPlan, flow: Flow,
                 raise ConfigError(str(error)) from None
             for path in loose:
                 del new[path]
-                outcome.stayed[path] = str(error).partition(';')[0]
+                outcome.stayed[path] = (
+                    f'{str(error).partition(":")[0]} acts on it and cannot '
+                    'become a TLU')
 
 
 def _describe(norms: dict, new: dict, flow: Flow, outcome: Outcome) -> None:

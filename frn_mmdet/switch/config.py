@@ -29,15 +29,18 @@ def set_norms(model_cfg: dict, plan: NormPlan) -> None:
     for key, part in planned_parts(model_cfg, plan):
         for _, cfg in dicts_of(part, key):
             has_norm = 'norm_cfg' in cfg or takes(cfg.get('type'), 'norm_cfg')
-            if has_norm and not _is_over_tokens(cfg):
+            if has_norm and not is_over_tokens(cfg):
                 cfg['norm_cfg'] = dict(plan.norm_cfg)
 
 
-def _is_over_tokens(cfg: dict) -> bool:
+def is_over_tokens(cfg: dict) -> bool:
     """Whether a class normalises tokens (N, L, C) or points (N, C, P).
 
     nn.LayerNorm takes the last dimension for channels. With the points of
     PointRend a norm would make the mask of one depend on the others drawn.
+
+    Args:
+        cfg (dict): The config that it is built from.
     """
     layers = [class_of(_given_or_default(cfg, key).get('type'))
               for key in ('norm_cfg', 'conv_cfg')]

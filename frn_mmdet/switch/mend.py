@@ -5,7 +5,14 @@ from typing import Any
 from mmdet.registry import MODELS
 from mmengine.model import PretrainedInit
 
-from .config import class_of, default_of, dicts_of, planned_parts, takes
+from .config import (
+    class_of,
+    default_of,
+    dicts_of,
+    is_over_tokens,
+    planned_parts,
+    takes,
+)
 from .norms import NormPlan
 
 # Where OpenMMLab's, OneDL's and torchvision's checkpoints live; all other
@@ -32,7 +39,10 @@ def mend(model_cfg: dict, plan: NormPlan) -> list[str]:
         drop_checkpoint(model_cfg)
     for key, part in planned_parts(model_cfg, plan):
         for path, cfg in dicts_of(part, key):
-            if path == key or pretrained(cfg) is not None:
+            checkpoint = pretrained(cfg)
+            if checkpoint and is_over_tokens(cfg) and not plan.scratch:
+                continue  # Swin's has none of the plan's norms
+            if path == key or checkpoint is not None:
                 said += _mend_checkpoint(path, cfg, plan)
     if plan.norm.batch and 'head' in plan.parts:
         said += _mend_shared_head(model_cfg, plan)

@@ -5,6 +5,7 @@ from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
+from frn_mmdet.switch.config import set_norms
 from frn_mmdet.switch.mend import mend
 from frn_mmdet.switch.norms import parse_norm_cfg
 
@@ -203,3 +204,17 @@ def test_a_checkpoint_within_a_part(mended, stock):
     model, said = mended(C4, 'FRN')
     assert model.roi_head.shared_head == shared
     assert sum('is kept' in s for s in said) == 2
+
+
+@pytest.mark.parametrize('norm', ['FRN', 'GN', 'BN'])
+def test_weights_of_a_transformer_are_none_of_its_business(norm):
+    """Swin's norms stay, so its weights do, without a word."""
+    backbone = dict(type='SwinTransformer', frozen_stages=1, init_cfg=dict(
+        type='Pretrained', checkpoint='https://example.org/swin.pth'))
+    model = dict(backbone=copy.deepcopy(backbone))
+    plan = parse_norm_cfg(norm)
+    set_norms(model, plan)
+    assert mend(model, plan) == []
+    assert model['backbone'] == backbone
+    mend(model, parse_norm_cfg(dict(type=norm, from_bn=False)))
+    assert model['backbone']['init_cfg'] is None
