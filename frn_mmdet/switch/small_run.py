@@ -32,8 +32,8 @@ def flow_of(model: nn.Module, training: bool = False) -> Flow:
     noted in ``failures``, and its parts run on their own.
 
     Args:
-        model (nn.Module): Its parameters may be on the meta device. It is a
-            copy that runs, with the same parameters.
+        model (nn.Module): Its parameters may be on the meta device. What
+            runs is a copy.
         training (bool): Whether in training mode. Defaults to False.
 
     Returns:
@@ -47,16 +47,23 @@ def flow_of(model: nn.Module, training: bool = False) -> Flow:
 
 
 def _copy(model: nn.Module) -> nn.Module:
-    """A copy that shares parameters; of one on the meta device, of zeros."""
+    """A copy of zeros, since any weights would do if they make sense.
+
+    Those of a model that has just been built may not: Sparse R-CNN's boxes
+    would have negative sizes.
+    """
     if any(p.is_meta for p in model.parameters()):
         return _on_cpu(model)
     try:
-        return copy.deepcopy(model, {id(p): p for p in model.parameters()})
+        return copy.deepcopy(model, {
+            id(p): nn.Parameter(torch.zeros_like(p), p.requires_grad)
+            for p in model.parameters()})
     except Exception:  # any: an attribute of a module is code of a user's
         return model
 
 
 def _on_cpu(model: nn.Module) -> nn.Module:
+    """The same of a model on the meta device, its buffers too."""
     model = copy.deepcopy(model).to_empty(device='cpu')
     for value in (*model.parameters(), *model.buffers()):
         value.data.zero_()
