@@ -127,13 +127,14 @@ def switch(model, norm):
                     f'{norm}, and no warning names it')
     norms = Counter(site.norm for site in outcome.sites)
     tlus = sum(site.activation == 'TLU' for site in outcome.sites)
-    stay = ''.join(f', but {n} norms stay, the first {path}' for n, path in [
-        (len(outcome.stayed), min(outcome.stayed, default=''))] if n)
+    stay = sorted(outcome.stayed)
+    but = f', but for {stay[0]}' if stay else ''
+    more = f' and {len(stay) - 1} more' if stay[1:] else ''
     notes = [note for note in outcome.said if note.startswith('could not')]
     return dict(row, kind=SWITCHED, norms=norms[norm.partition(':')[0]],
-                TLU=tlus, stay=len(outcome.stayed),
+                TLU=tlus, stay=len(stay),
                 tokens=norms['LayerNorm'],
-                result='; '.join([SWITCHED + stay, *notes]))
+                result='; '.join([SWITCHED + but + more, *notes]))
 
 
 def left_unnamed(detector, norm):

@@ -154,7 +154,7 @@ def _plan_or_leave(model: nn.Module, plan: NormPlan, flow: Flow,
             loose = error.norms & new.keys()
             if not loose or error.norms & own:
                 raise ConfigError(str(error)) from None
-            for path in loose:
+            for path in sorted(loose):
                 del new[path]
                 outcome.stayed[path] = (
                     f'{str(error).partition(":")[0]} acts on it and cannot '

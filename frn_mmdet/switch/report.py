@@ -41,7 +41,7 @@ def describe_switch(plan: NormPlan, outcome: Outcome,
 
 def describe_stayed(plan: NormPlan, stayed: dict[str, str]) -> str:
     """The text of the warning that names norms over a map that stayed."""
-    lines = [f'model.norm_cfg: {len(stayed)} norms are not {plan.name}']
+    lines = [f'model.norm_cfg: not {plan.name} but as they were:']
     lines += [f'  {path}: {reason}' for path, reason in stayed.items()]
     return '\n'.join(lines)
 

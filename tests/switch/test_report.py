@@ -22,6 +22,6 @@ def test_counts_by_part(small):
 def test_each_norm_that_stayed_is_named():
     stayed = {'neck.a': 'its maps are 1x1', 'neck.b': 'it did not run'}
     assert describe_stayed(parse_norm_cfg('FRN'), stayed) == (
-        'model.norm_cfg: 2 norms are not FRN\n'
+        'model.norm_cfg: not FRN but as they were:\n'
         '  neck.a: its maps are 1x1\n'
         '  neck.b: it did not run')
