@@ -6,6 +6,10 @@ behind a sum. So the tensors are watched. The output of a norm gets a mark;
 operations hand the mark on until one mixes channels (a convolution, a matrix
 product) or normalises again; and an operation that is an activation leaves
 an :class:`Act`.
+
+Not seen: what the run does not reach (a branch on the size of the batch),
+what leaves PyTorch (NumPy, another thread), and a map written into a buffer
+by way of a view that is older than it.
 """
 
 import random

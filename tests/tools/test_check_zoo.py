@@ -25,15 +25,17 @@ FOLDERS = sorted({
 
 
 def models(folder):
-    """Different RetinaNets and Mask R-CNNs of a folder, by config."""
-    found = {}
+    """RetinaNets and Mask R-CNNs of other layers in a folder, by config."""
+    found, layers = {}, []
     for path in sorted((ZOO / folder).glob('*.py')):
         try:
             model = Config.fromfile(path).model
         except (ImportError, AttributeError):  # mmpretrain; not a detector
             continue
-        if model.type in ('RetinaNet', 'MaskRCNN') and (
-                model not in found.values()):
+        parts = {key: part for key, part in model.items() if key not in (
+            'train_cfg', 'test_cfg', 'data_preprocessor')}
+        if model.type in ('RetinaNet', 'MaskRCNN') and parts not in layers:
+            layers.append(parts)
             found[path.stem] = model
     return found
 
