@@ -198,7 +198,10 @@ def _mend_shared_head(model_cfg: dict, plan: NormPlan) -> list[str]:
     cls = class_of(head['type'])
     if cls is MODELS.get('RetinaSepBNHead'):
         return []
-    levels = (model_cfg.get('neck') or {}).get('num_outs')
+    necks = model_cfg.get('neck') or {}
+    levels = next((neck['num_outs'] for neck in (
+        necks[::-1] if isinstance(necks, (list, tuple)) else [necks])
+                   if 'num_outs' in neck), None)
     if cls is not MODELS.get('RetinaHead') or levels is None:
         return [f'bbox_head: {cls.__name__} shares its {plan.name} over the '
                 'pyramid levels, whose statistics differ; expect a gap '

@@ -165,6 +165,8 @@ def test_other_norms_build(config):
     init_default_scope('mmdet')
     for norm in ('GN:num_groups=2', 'BN', 'SyncBN', 'LN'):
         model = Config.fromfile(f'{ZOO}/{config}.py').model
+        model.update({key: value for key, value in CONFIGS[config].get(
+            'options', {}).items() if key == 'teacher_config'})
         row = check_zoo['switch'](model, norm)
         assert row['result'].startswith('switched'), (norm, row)
         assert row['norms'] > 0

@@ -218,3 +218,18 @@ def test_weights_of_a_transformer_are_none_of_its_business(norm):
     assert model['backbone'] == backbone
     mend(model, parse_norm_cfg(dict(type=norm, from_bn=False)))
     assert model['backbone']['init_cfg'] is None
+
+
+@pytest.mark.parametrize('neck, head', [
+    ([dict(type='FPN', num_outs=5), dict(type='DyHead')], 'RetinaSepBNHead'),
+    ([dict(type='DyHead')], 'RetinaHead'),
+    (None, 'RetinaHead'),
+])
+def test_several_necks(neck, head):
+    """Levels are those of the last neck that says how many it gives."""
+    init_default_scope('mmdet')
+    model = dict(neck=neck, bbox_head=dict(type='RetinaHead'))
+    mend(model, parse_norm_cfg('BN'))
+    assert model['bbox_head']['type'] == head
+    assert model['bbox_head'].get('num_ins') == (
+        5 if head == 'RetinaSepBNHead' else None)
