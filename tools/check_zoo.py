@@ -21,7 +21,6 @@ from pathlib import Path
 
 import mmdet
 import torch
-from mmcv.cnn import is_norm
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
@@ -29,6 +28,7 @@ from torch import nn
 
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.switch.norms import PARTS, parse_norm_cfg, part_of, read_norm
+from frn_mmdet.switch.sites import norms_of
 
 ZOO = Path(mmdet.__file__).parent / '.mim' / 'configs'
 COLUMNS = ('folder', 'detector', 'norms', 'TLU', 'stay', 'tokens', 'result',
@@ -140,8 +140,8 @@ def switch(model, norm):
 def left_unnamed(detector, norm):
     """Return paths of norms that stayed without a word, LayerNorms aside."""
     layer = parse_norm_cfg(read_norm(norm)).norm.layer
-    return [path for path, module in detector.named_modules()
-            if is_norm(module) and type(module) not in (layer, nn.LayerNorm)
+    return [path for path, norm in norms_of(detector)
+            if type(norm) not in (layer, nn.LayerNorm)
             and path not in detector.switch_outcome.stayed
             and part_of(path) in PARTS]
 

@@ -75,7 +75,7 @@ def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
     for path, norm in new.items():
         replace_module(model, path, norm)
     place_tlus(model, sites)
-    _describe(norms, new, flow, outcome)
+    _describe(norms, own, new, flow, outcome)
     if new or sites:
         flow = flow_of(model)
     outcome.sites = sites_of(model, flow)
@@ -161,17 +161,16 @@ def _plan_or_leave(model: nn.Module, plan: NormPlan, flow: Flow,
                     'become a TLU')
 
 
-def _describe(norms: dict, new: dict, flow: Flow, outcome: Outcome) -> None:
+def _describe(norms: dict, own: set[str], new: dict, flow: Flow,
+              outcome: Outcome) -> None:
     if new:
         first = min(new)
         outcome.said.append(
             f'{len(new)} norms that no config names are switched, the first '
             f'is {first}, a {norm_name(norms[first])}')
-    alone = Counter(
-        norm_name(norm) for path, norm in norms.items()
-        if path not in outcome.stayed and (
-            type(norm) is nn.LayerNorm or path in flow.norms
-            and len(flow.norms[path].shape) < 4))
+    switched = own | new.keys()
+    alone = Counter(norm_name(norm) for path, norm in norms.items()
+                    if path not in switched | outcome.stayed.keys())
     for name, number in alone.items():
         outcome.said.append(f'{number} {name} are over tokens or vectors and '
                             'stay')
