@@ -9,9 +9,10 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..layers import FRN
-from .from_bn import convert, places_of
+from .from_bn import convert
 from .mend import pretrained_in
 from .norms import NormPlan, part_of
+from .same_norm import check_same_norm, check_thresholds
 from .sites import norms_of
 
 
@@ -89,7 +90,8 @@ def prepare_state_dict(module: nn.Module, state_dict: dict, prefix: str,
 
     Raises:
         ConfigError: If the state dict has another norm, none, part of the
-            norms, or thresholds that the model has not.
+            norms, or a parameter of them that the model has not, or the
+            reverse.
     """
     source = pretrained_in(getattr(module, 'init_cfg', None))
     if source is not None and at:
@@ -98,8 +100,8 @@ def prepare_state_dict(module: nn.Module, state_dict: dict, prefix: str,
     if plan.converts:
         conversion = convert(module, state_dict, prefix, at, plan, bn_eps)
     if conversion is None:
-        _check_norms(module, state_dict, prefix, at, plan)
-    _check_thresholds(module, state_dict, prefix, plan)
+        check_same_norm(module, state_dict, prefix, at, plan)
+    check_thresholds(module, state_dict, prefix, plan)
     if conversion is None:
         return
     source = source or 'the checkpoint'
@@ -120,43 +122,3 @@ def _check_something_fits(module: nn.Module, state_dict: dict, source: str,
         raise ConfigError(
             f'{at}.init_cfg: nothing in {source} is of this {at}, its first '
             f'key is {next(iter(state_dict))}; does it need a prefix?')
-
-
-def _check_norms(module: nn.Module, state_dict: dict, prefix: str, at: str,
-                 plan: NormPlan) -> None:
-    for place in places_of(module, state_dict, prefix, at, plan):
-        bn_there = place.bn is not None and not plan.norm.batch
-        if place.there and not bn_there:
-            continue
-        beside = place.own[:-1].rpartition('.')[0]
-        if beside and not any(
-                key.startswith(f'{beside}.') for key in state_dict):
-            continue
-        if not beside and not (place.expected or place.other):
-            continue
-        other = 'BN' if bn_there else place.other
-        found = f'has {other} there' if other else 'has no norm there'
-        raise ConfigError(
-            f'the model has {plan.name} at {place.path} but the checkpoint '
-            f'{found}; {_way_out(bn_there, plan)}')
-
-
-def _way_out(bn_there: bool, plan: NormPlan) -> str:
-    text = ('set model.norm_cfg to the norm it was trained with, or give a '
-            f'checkpoint trained with {plan.name}')
-    if bn_there and plan.scratch and plan.norm.from_bn is not None:
-        text += ', or from_bn a number, to start from BN'
-    return text
-
-
-def _check_thresholds(module: nn.Module, state_dict: dict, prefix: str,
-                      plan: NormPlan) -> None:
-    own = {f'{prefix}{key}' for key in module.state_dict()}
-    for key in state_dict:
-        if key.endswith('.tau') and key.startswith(prefix) and key not in own:
-            raise ConfigError(
-                f'the checkpoint has a TLU threshold {key} but the model has '
-                'none there; ' + (
-                    'set model.norm_cfg to the norm it was trained with'
-                    if plan.tlu else 'set model.norm_cfg.tlu=True')
-                + ', or give a checkpoint trained with tlu=False')

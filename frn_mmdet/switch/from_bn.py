@@ -37,8 +37,10 @@ class Place:
         there (bool): Whether its own state is there.
         bn (str or None): What those of a BN start with that stands there.
         other (str or None): Another norm that stands there, by its name.
-        expected (bool): Whether the state dict has the layers beside it,
-            without a bias that a norm would have made needless.
+        beside (bool): Whether the state dict has convolutions that are
+            beside it, or there are none.
+        expected (bool): Whether it has them without a bias, which a norm
+            would have made needless.
     """
 
     norm: nn.Module
@@ -47,6 +49,7 @@ class Place:
     there: bool
     bn: str | None
     other: str | None
+    beside: bool
     expected: bool
 
     @property
@@ -76,15 +79,19 @@ def places_of(module: nn.Module, state_dict: dict, prefix: str, at: str,
         postfix = name.removeprefix(infer_abbr(plan.norm.layer))
         bn = next((f'{beside}{other}.' for other in (f'{BN}{postfix}', name)
                    if f'{beside}{other}.running_mean' in state_dict), None)
-        owner = module.get_submodule(path.rpartition('.')[0])
+        convs = _convs(module.get_submodule(path.rpartition('.')[0]), beside)
+        convs_there = any(f'{conv}.weight' in state_dict for conv in convs)
         places.append(Place(
             norm=norm,
             path=f'{at}.{path}' if at else path,
             own=f'{own}.',
-            there=f'{own}.weight' in state_dict,
+            there=any(f'{own}.{name}' in state_dict
+                      for name in ('weight', 'running_mean')),
             bn=bn,
             other=_other_norm(state_dict, beside, postfix, plan),
-            expected=_layers_are_there(owner, state_dict, beside)))
+            beside=convs_there or not convs,
+            expected=convs_there and not any(
+                f'{conv}.bias' in state_dict for conv in convs)))
     return places
 
 
@@ -98,13 +105,10 @@ def _other_norm(state_dict: dict, beside: str, postfix: str,
     return None
 
 
-def _layers_are_there(owner: nn.Module, state_dict: dict,
-                      beside: str) -> bool:
-    """Whether a state dict has the layers of a module, without biases."""
-    layers = [f'{beside}{name}.' for name, child in owner.named_children()
-              if isinstance(child, nn.modules.conv._ConvNd)]
-    return any(f'{layer}weight' in state_dict for layer in layers) and not any(
-        f'{layer}bias' in state_dict for layer in layers)
+def _convs(owner: nn.Module, beside: str) -> list[str]:
+    """The convolutions of a module, as a state dict names them."""
+    return [f'{beside}{name}' for name, child in owner.named_children()
+            if isinstance(child, nn.modules.conv._ConvNd)]
 
 
 class Conversion(NamedTuple):

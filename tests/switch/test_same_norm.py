@@ -1,0 +1,145 @@
+"""Weights between detectors of one norm: what may move, what is refused."""
+
+import pytest
+import torch
+from mmengine.model import ExponentialMovingAverage
+from mmengine.runner import load_checkpoint
+from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
+
+from frn_mmdet.errors import ConfigError
+
+GN = dict(type='GN', num_groups=4)
+NORMS = pytest.mark.parametrize('norm', [
+    'FRN', dict(type='FRN', tlu=False), dict(type='FRN', learnable_eps=True),
+    dict(type='BN', tlu=True), GN
+], ids=str)
+
+
+@pytest.fixture
+def move(tmp_path):
+    """move(first, second): by a file; returns the second's new weights.
+
+    Those of its keys that are in the first, too, in the same shape.
+    """
+
+    def _move(first, second, state=None):
+        path = str(tmp_path / 'weights.pth')
+        state = first.state_dict() if state is None else state
+        torch.save(dict(state_dict=state), path)
+        own = {key: value.shape for key, value in second.state_dict().items()}
+        load_checkpoint(second, path, logger='silent')
+        new = second.state_dict()
+        common = [key for key, shape in own.items()
+                  if key in state and state[key].shape == shape]
+        assert all(torch.equal(new[key], state[key]) for key in common)
+        return common
+
+    return _move
+
+
+def spread(model, seed=0):
+    """Random parameters: thresholds and gammas that are not the initial."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(generator=generator)
+    return model
+
+
+def has_norms(keys, norm, part):
+    end = ('.tau' if norm == 'FRN' or norm == dict(type='BN', tlu=True)
+           else '.eps_l' if 'learnable_eps' in norm else 'n1.weight')
+    return any(key.startswith(part) and key.endswith(end) for key in keys)
+
+
+@NORMS
+def test_from_one_detector_to_another(small, move, norm):
+    """The backbone and neck of a RetinaNet start a Mask R-CNN."""
+    common = move(spread(small('RetinaNet', norm)), small('MaskRCNN', norm))
+    assert has_norms(common, norm, 'backbone.')
+    assert any(key.startswith('neck.') for key in common)
+    assert not any('head' in key for key in common)
+    move(spread(small('MaskRCNN', norm)), small('RetinaNet', norm))
+
+
+@NORMS
+@pytest.mark.parametrize('more, fewer', [
+    ({'bbox_head.stacked_convs': 3}, {'bbox_head.stacked_convs': 1}),
+    ({'backbone.depth': 34}, {'backbone.depth': 18}),
+    ({'neck.num_outs': 6}, {'neck.num_outs': 5}),
+    ({'backbone.deep_stem': True}, {}),
+], ids=['convs', 'depth', 'levels', 'stem'])
+def test_more_layers_and_fewer(small, move, norm, more, fewer):
+    deep, shallow = small('RetinaNet', norm, more), small(
+        'RetinaNet', norm, fewer)
+    assert move(spread(deep), shallow)
+    assert move(spread(shallow), small('RetinaNet', norm, more))
+
+
+@NORMS
+def test_weights_alone_averages_and_parts(small, move, norm):
+    """As publish_model, EMAHook and a backbone's own file have them."""
+    first = spread(small('RetinaNet', norm))
+    average = ExponentialMovingAverage(first).module
+    for state in (dict(first.named_parameters()) | dict(
+            first.named_buffers()), average.state_dict()):
+        assert move(None, small('MaskRCNN', norm), state)
+    other = small('MaskRCNN', norm)
+    load_state_dict(other.backbone, first.backbone.state_dict(), strict=True)
+    assert all(torch.equal(value, other.backbone.state_dict()[key])
+               for key, value in first.backbone.state_dict().items())
+
+
+@pytest.mark.parametrize('saved, loaded, argument', [
+    (dict(type='FRN', learnable_eps=True), 'FRN', 'learnable_eps=True'),
+    ('FRN', dict(type='FRN', learnable_eps=True), 'learnable_eps=False'),
+    ('IN', dict(type='IN', affine=False), 'affine=True'),
+    ('BN', dict(type='BN', affine=False), 'affine=True'),
+    (dict(type='BN', affine=False), 'BN', 'affine=False'),
+    ('BN', dict(type='BN', track_running_stats=False),
+     'track_running_stats=True'),
+    (dict(type='BN', track_running_stats=False), 'BN',
+     'track_running_stats=False'),
+], ids=str)
+def test_what_one_side_lacks_is_named(small, move, saved, loaded, argument):
+    """A learnt eps that is dropped is another detector."""
+    first, second = small('RetinaNet', saved), small('RetinaNet', loaded)
+    before = {k: v.clone() for k, v in second.state_dict().items()}
+    with pytest.raises(ConfigError) as error:
+        move(spread(first), second)
+    text = str(error.value)
+    assert f'set model.norm_cfg.{argument}' in text
+    assert 'backbone.' in text
+    assert all(torch.equal(v, before[k])
+               for k, v in second.state_dict().items())
+    with pytest.raises(ConfigError, match=argument):
+        load_state_dict(second.backbone, first.backbone.state_dict())
+
+
+@pytest.mark.parametrize('norm', ['FRN', 'BN', GN], ids=str)
+def test_a_layer_that_loses_its_norm_is_refused(small, move, norm):
+    """The weights of a convolution that had a norm mean nothing without."""
+    value = norm if isinstance(norm, dict) else dict(type=norm)
+    first, second = small('MaskRCNN', norm), small(
+        'MaskRCNN', value | dict(parts=['backbone', 'neck']))
+    with pytest.raises(ConfigError) as error:
+        move(first, second)
+    assert "add 'head' to model.norm_cfg.parts" in str(error.value)
+    assert 'roi_head.' in str(error.value)
+
+
+def test_a_bottleneck_is_no_basic_block(small, move):
+    """Its second norm has a threshold, and there the model has a norm."""
+    wide = {'backbone.depth': 50, 'neck.in_channels': [32, 64, 128, 256]}
+    with pytest.raises(ConfigError, match=r'frn2\.tau .* architecture'):
+        move(small('RetinaNet', options=wide), small('RetinaNet'))
+
+
+def test_another_threshold_is_refused_where_the_layer_is(small, move):
+    """Both have the block; the one acts on its sum, the other does not."""
+    first = small('RetinaNet', dict(type='BN', tlu=True))
+    second = small('RetinaNet', dict(type='BN', tlu=True))
+    second.backbone.layer1[0].tlu = nn.Identity()
+    with pytest.raises(ConfigError, match=r'layer1\.0\.tlu\.tau .* archite'):
+        move(first, second)
