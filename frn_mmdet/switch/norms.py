@@ -1,6 +1,5 @@
 """The norms that ``model.norm_cfg`` may name, and what its value means."""
 
-import inspect
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,13 +9,9 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..layers import BRN, FRN, GFRN, LFRN, MapLayerNorm
+from .norm_args import check_layer_args
 
 PARTS = ('backbone', 'neck', 'head')
-
-# What a layer takes that is not the config's to say: its channels, what the
-# switch decides at each site, and where the layer lives.
-NOT_ARGS = ('num_features', 'num_channels', 'tlu', 'ref_eps', 'process_group',
-            'device', 'dtype')
 
 # How FRN starts where there are weights that were trained with BN: see
 # docs/studies/pretrained.md for the choice.
@@ -190,7 +185,7 @@ def parse_norm_cfg(value: str | dict) -> NormPlan:
             f'"type", got {value!r}')
     args = dict(value)
     name = args.pop('type', None)
-    if name not in NORMS:
+    if not isinstance(name, str) or name not in NORMS:
         raise ConfigError(
             f'model.norm_cfg: unknown norm {name!r}; choose one of '
             f'{", ".join(NORMS)}')
@@ -198,8 +193,7 @@ def parse_norm_cfg(value: str | dict) -> NormPlan:
     tlu = _check_bool('tlu', args.pop('tlu', norm.tlu))
     parts = _check_parts(args.pop('parts', PARTS))
     from_bn = _check_from_bn(name, norm, args.pop('from_bn', norm.from_bn))
-    _check_layer_args(name, norm.layer, args)
-    _check_groups(args.get('num_groups', 1))
+    check_layer_args(name, norm.layer, args)
     norm_cfg = dict(type=norm.type, **{**norm.defaults, **args})
     return NormPlan(name, norm_cfg, tlu, parts, from_bn)
 
@@ -227,36 +221,10 @@ def _check_from_bn(name: str, norm: Norm, value: Any) -> float | bool | None:
     return float(value)
 
 
-def _check_groups(value: Any) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ConfigError(
-            'model.norm_cfg.num_groups must be a whole number from 1 up, got '
-            f'{value!r}')
-
-
 def _check_parts(value: Any) -> tuple:
     parts = (value, ) if not isinstance(value, (list, tuple)) else tuple(value)
-    if not parts or not set(parts) <= set(PARTS):
+    if not parts or any(part not in PARTS for part in parts):
         raise ConfigError(
             f'model.norm_cfg.parts: got {value!r}; choose one or several of '
             f'{", ".join(PARTS)}')
     return parts
-
-
-def _check_layer_args(name: str, layer: type, args: dict) -> None:
-    """Refuse an argument that the layer would not take.
-
-    A dict in a child config merges into a dict of its base, so a stray
-    argument is often the base's.
-    """
-    # requires_grad is for mmcv's build_norm_layer.
-    known = [
-        key for key in (*inspect.signature(layer).parameters, 'requires_grad')
-        if key not in NOT_ARGS
-    ]
-    unknown = [key for key in args if key not in known]
-    if unknown:
-        raise ConfigError(
-            f'model.norm_cfg: {name} takes no {unknown[0]!r}; it takes '
-            f'{", ".join(known)}, tlu, parts, from_bn (a dict merges into the '
-            'dict of a base config unless it has _delete_=True)')

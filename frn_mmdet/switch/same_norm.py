@@ -21,7 +21,7 @@ from .sites import norms_of
 ARGUMENTS = dict(
     eps_l='learnable_eps',
     weight='affine',
-    bias='affine',
+    bias='bias',  # where there is a gamma
     running_mean='track_running_stats',
     running_var='track_running_stats')
 # Where place.py hangs a TLU on a module: ``tlu``, or ``tlu.0`` and so on.
@@ -111,7 +111,7 @@ def _check_parameters(module: nn.Module, state_dict: dict, prefix: str,
         own = ARGUMENTS.keys() & norm.state_dict().keys()
         if not there or there == own:
             continue
-        name = min(there ^ own)
+        name = next(name for name in ARGUMENTS if name in there ^ own)
         mine, other = 'the model', 'the checkpoint'
         if name in there:
             mine, other = other, mine

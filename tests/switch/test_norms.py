@@ -25,6 +25,9 @@ def test_tlu_follows_the_uncentred_norms_by_default(name):
 def test_a_dict_sets_the_layers_arguments():
     plan = parse_norm_cfg(dict(type='GN', num_groups=8, eps=.1))
     assert plan.norm_cfg == dict(type='GN', num_groups=8, eps=.1)
+    # PyTorch's cumulative average.
+    assert parse_norm_cfg(dict(type='BN', momentum=None)).norm_cfg == dict(
+        type='BN', momentum=None)
     plan = parse_norm_cfg(
         dict(type='FRN', learnable_eps=True, requires_grad=False))
     assert plan.norm_cfg == dict(
@@ -72,6 +75,24 @@ def test_parts():
     (dict(type='FRN', ref_eps=10), ["'ref_eps'", 'from_bn']),
     (dict(type='GN', num_groups=0), ['num_groups', '0']),
     (dict(type='GN', num_groups='8'), ['num_groups', "'8'"]),
+    (dict(type='GN', num_groups=True), ['num_groups', 'True']),
+    (dict(type='GN', num_groups=8.), ['num_groups', '8.0', 'whole']),
+    (dict(type='FRN', eps='1e-4'), ['eps', "'1e-4'", 'over 0']),
+    (dict(type='FRN', eps=None), ['eps', 'None', 'a number']),
+    (dict(type='BN', eps=-1), ['eps', '-1']),
+    (dict(type='GFRN', eps=0), ['eps', '0', 'over 0']),
+    (dict(type='LN', eps=float('nan')), ['eps', 'nan']),
+    (dict(type='IN', eps=float('inf')), ['eps', 'inf', 'at most 1e+30']),
+    (dict(type='FRN', learnable_eps='yes'), ['learnable_eps', "'yes'"]),
+    (dict(type='FRN', learnable_eps=1), ['learnable_eps', 'True or False']),
+    (dict(type='BN', momentum=2), ['momentum', '2', 'at most 1']),
+    (dict(type='BRN', momentum=None), ['momentum', 'None']),
+    (dict(type='BRN', r_max='3'), ['r_max', "'3'", 'a number']),
+    (dict(type='BRN', r_steps=1e4), ['r_steps', '10000.0', 'whole']),
+    (dict(type='IN', affine='no'), ['affine', "'no'"]),
+    (dict(type='BN', requires_grad=0), ['requires_grad', '0']),
+    (dict(type='FRN', parts=[['neck']]), ['parts', "[['neck']]"]),
+    (dict(type=['FRN']), ["['FRN']", 'choose one of']),
 ])
 def test_a_wrong_value_is_refused_by_name(value, words):
     with pytest.raises(ConfigError) as error:

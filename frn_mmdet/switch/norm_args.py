@@ -1,0 +1,73 @@
+"""Check the arguments of a norm layer that ``model.norm_cfg`` gives.
+
+A layer takes whatever it is given and fails, or computes nonsense, at the
+first image. What a value should be is what the layer's signature says.
+"""
+
+import inspect
+import math
+import typing
+from typing import Any
+
+from ..errors import ConfigError
+
+# What a layer takes that is not the config's to say: its channels, what the
+# switch decides at each site, and where the layer lives.
+NOT_ARGS = ('num_features', 'num_channels', 'tlu', 'ref_eps', 'process_group',
+            'device', 'dtype')
+KINDS = {bool: 'True or False', int: 'a whole number', float: 'a number'}
+# Lower bound, whether it is a value itself, and upper bound.
+RANGES = dict(
+    eps=(0, False, 1e30),
+    momentum=(0, False, 1),
+    num_groups=(1, True, math.inf))
+
+
+def check_layer_args(name: str, layer: type, args: dict) -> None:
+    """Refuse an argument that the layer would not take, or could not use.
+
+    A dict in a child config merges into a dict of its base, so a stray
+    argument is often the base's.
+
+    Args:
+        name (str): Of the norm, for the message.
+        layer (type): Its class.
+        args (dict): Arguments of the config.
+
+    Raises:
+        ConfigError: If an argument is unknown, or its value of another type
+            or out of range.
+    """
+    known = {key: parameter.annotation for key, parameter in
+             inspect.signature(layer).parameters.items()
+             if key not in NOT_ARGS}
+    known['requires_grad'] = bool  # mmcv's build_norm_layer takes it
+    for key, value in args.items():
+        if key not in known:
+            raise ConfigError(
+                f'model.norm_cfg: {name} takes no {key!r}; it takes '
+                f'{", ".join(known)}, tlu, parts, from_bn (a dict merges into '
+                'the dict of a base config unless it has _delete_=True)')
+        _check_value(key, value, known[key])
+
+
+def _check_value(key: str, value: Any, annotation: Any) -> None:
+    kinds = typing.get_args(annotation) or (annotation, )
+    kind = next((kind for kind in kinds if kind in KINDS), None)
+    if kind is None or value is None and type(None) in kinds:
+        return
+    low, with_low, high = RANGES.get(key, (-math.inf, True, math.inf))
+    if _is_of(kind, value) and (
+            low < value <= high or with_low and value == low):
+        return
+    between = '' if key not in RANGES else (
+        f' from {low} up' if with_low else f' over {low}, at most {high:g}')
+    raise ConfigError(
+        f'model.norm_cfg.{key} must be {KINDS[kind]}{between}, got {value!r}')
+
+
+def _is_of(kind: type, value: Any) -> bool:
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, int if kind is int else (int, float)) and (
+        math.isfinite(value))
