@@ -6,13 +6,14 @@ import logging
 import torch.distributed as dist
 from mmengine.device import get_device
 from mmengine.logging import print_log
+from torch import nn
 
 from ..errors import ConfigError
 from ..switch.apply import apply_plan
 from ..switch.checkpoint import forget_missing, prepare_state_dict, watch
 from ..switch.config import bn_eps, set_norms
 from ..switch.mend import mend
-from ..switch.norms import parse_norm_cfg
+from ..switch.norms import NormPlan, parse_norm_cfg
 from ..switch.report import describe_stayed, describe_switch
 
 
@@ -76,22 +77,32 @@ class NormSwitch:
                       logging.WARNING)
 
     def train(self, mode: bool = True) -> 'NormSwitch':
-        """As ``nn.Module.train``, but no SyncBN that cannot synchronise.
+        """As ``nn.Module.train``, but with the norm that was asked for.
 
-        In one process mmengine would make it BN and train on.
+        In one process mmengine would make BN of SyncBN and train on, and
+        whoever makes SyncBN of BN makes it of BRN, too.
 
         Raises:
             ConfigError: If SyncBN is to train without a process group, or
-                without a GPU.
+                without a GPU, or in the place of BRN.
         """
-        synced = self._norm_plan is not None and self._norm_plan.synced
-        if mode and synced and not (
+        if mode and self._norm_plan is not None:
+            self._check_synced(self._norm_plan)
+        return super().train(mode)
+
+    def _check_synced(self, plan: NormPlan) -> None:
+        if plan.synced and not (
                 dist.is_initialized() and get_device() == 'cuda'):
             raise ConfigError(
                 'model.norm_cfg: SyncBN trains on GPUs in a process group, '
                 'and here is none; start with tools/dist_train.sh (or '
                 '--launcher), or choose FRN, GN or BN')
-        return super().train(mode)
+        if plan.name == 'BRN' and any(
+                isinstance(module, nn.SyncBatchNorm)
+                for module in self.modules()):
+            raise ConfigError(
+                'model.norm_cfg: BRN was made SyncBN, which is another norm; '
+                'leave out sync_bn (convert_sync_batchnorm), or choose SyncBN')
 
     def init_weights(self) -> None:
         """As mmdet's; a checkpoint that is not there may not be needed."""

@@ -101,7 +101,8 @@ def prepare_state_dict(module: nn.Module, state_dict: dict, prefix: str,
         conversion = convert(module, state_dict, prefix, at, plan, bn_eps)
     if conversion is None:
         check_same_norm(module, state_dict, prefix, at, plan)
-    check_thresholds(module, state_dict, prefix, plan)
+    check_thresholds(module, state_dict, prefix, plan,
+                     converted=conversion is not None)
     if conversion is None:
         return
     source = source or 'the checkpoint'

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import is_norm
 from torch import Tensor, nn
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
@@ -31,6 +30,7 @@ from torch.utils._python_dispatch import (
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..layers import TLU
+from .norms import is_norm
 
 # ATen operations, without the underscore of those in place.
 # These give what they are given, if in another shape or a part of it.

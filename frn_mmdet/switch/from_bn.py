@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 from mmcv.cnn.bricks.norm import build_norm_layer, infer_abbr
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..layers import FRN
@@ -80,12 +80,13 @@ def places_of(module: nn.Module, state_dict: dict, prefix: str, at: str,
         bn = next((f'{beside}{other}.' for other in (f'{BN}{postfix}', name)
                    if f'{beside}{other}.running_mean' in state_dict), None)
         convs = _convs(module.get_submodule(path.rpartition('.')[0]), beside)
-        convs_there = any(f'{conv}.weight' in state_dict for conv in convs)
+        convs_there = any(f'{conv}.weight' in state_dict and not is_vector(
+            state_dict[f'{conv}.weight']) for conv in convs)
         places.append(Place(
             norm=norm,
             path=f'{at}.{path}' if at else path,
             own=f'{own}.',
-            there=any(f'{own}.{name}' in state_dict
+            there=any(is_vector(state_dict.get(f'{own}.{name}'))
                       for name in ('weight', 'running_mean')),
             bn=bn,
             other=_other_norm(state_dict, beside, postfix, plan),
@@ -103,6 +104,11 @@ def _other_norm(state_dict: dict, beside: str, postfix: str,
         if row.layer is not plan.norm.layer and f'{stem}weight' in state_dict:
             return other
     return None
+
+
+def is_vector(value: Tensor | None) -> bool:
+    """Whether it may be a norm's; a convolution's weight is none."""
+    return value is not None and value.dim() == 1
 
 
 def _convs(owner: nn.Module, beside: str) -> list[str]:

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import mmcv.cnn
 import yaml
 from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import nn
 
 from ..errors import ConfigError
-from ..layers import BRN, FRN, GFRN, LFRN, MapLayerNorm
+from ..layers import BRN, FRN, GFRN, LFRN, TLU, MapLayerNorm
 from .norm_args import check_layer_args
 
 PARTS = ('backbone', 'neck', 'head')
@@ -102,6 +103,11 @@ class NormPlan:
     def synced(self) -> bool:
         """Whether the GPUs of a process group share statistics."""
         return self.name == 'SyncBN'
+
+
+def is_norm(module: nn.Module) -> bool:
+    """As mmcv's ``is_norm``, but a TLU, which only looks like one, is none."""
+    return mmcv.cnn.is_norm(module, exclude=TLU)
 
 
 def part_of(path: str) -> str:

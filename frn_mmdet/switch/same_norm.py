@@ -8,12 +8,12 @@ convolution more.
 
 import re
 
-from mmcv.cnn.bricks.norm import infer_abbr, is_norm
+from mmcv.cnn.bricks.norm import infer_abbr
 from torch import nn
 
 from ..errors import ConfigError
-from .from_bn import places_of
-from .norms import NormPlan, part_of
+from .from_bn import is_vector, places_of
+from .norms import NormPlan, is_norm, part_of
 from .sites import norms_of
 
 # The argument that gives a norm this parameter or buffer. Not tau: without
@@ -49,22 +49,31 @@ def check_same_norm(module: nn.Module, state_dict: dict, prefix: str,
 
 
 def check_thresholds(module: nn.Module, state_dict: dict, prefix: str,
-                     plan: NormPlan) -> None:
+                     plan: NormPlan, converted: bool) -> None:
     """Refuse thresholds of a TLU for which the model has no place.
 
-    Args: See :func:`check_same_norm`.
+    Args:
+        module (nn.Module): See :func:`check_same_norm`, also for the others.
+        state_dict (dict): What is being loaded into it.
+        prefix (str): Of the module's keys in ``state_dict``.
+        plan (NormPlan): What ``model.norm_cfg`` asks for.
+        converted (bool): Whether the state dict was trained with BN.
 
     Raises:
-        ConfigError: If the module that the TLU is, or hangs on, is there.
+        ConfigError: If the layer that has the threshold is there, or what
+            its TLU hangs on. Between detectors of one norm that has a TLU
+            wherever an activation is, the latter is an activation that the
+            model has not, and is let go.
     """
     modules = dict(module.named_modules())
+    let_go = plan.tlu and not converted
     own = {f'{prefix}{key}' for key in module.state_dict()}
     for key in state_dict:
         if not key.endswith('.tau') or not key.startswith(prefix) or (
                 key in own):
             continue
         path = key[len(prefix):].removesuffix('.tau')
-        if HUNG.sub('', path) in modules:
+        if path in modules or not let_go and HUNG.sub('', path) in modules:
             raise ConfigError(
                 f'the checkpoint has a TLU threshold {key} but the model has '
                 'none there; ' + (
@@ -107,7 +116,8 @@ def _check_parameters(module: nn.Module, state_dict: dict, prefix: str,
         if type(norm) is not plan.norm.layer:
             continue
         stem = f'{prefix}{path}.'
-        there = {name for name in ARGUMENTS if f'{stem}{name}' in state_dict}
+        there = {name for name in ARGUMENTS
+                 if is_vector(state_dict.get(f'{stem}{name}'))}
         own = ARGUMENTS.keys() & norm.state_dict().keys()
         if not there or there == own:
             continue

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mmcv.cnn import is_norm
 from torch import nn
 
 from .flow import Act, Flow
-from .norms import NORMS
+from .norms import NORMS, is_norm
 from .small_run import flow_of
 
 UNKNOWN = '?'  # in place of an activation

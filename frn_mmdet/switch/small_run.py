@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import is_norm
 from torch import Tensor, nn
 
 from .flow import Flow, watch_flow
+from .norms import is_norm
 
 # Height and width of the image, in pixels: at a stride of 128 a row of two
 # elements is left, so that a map of 1x1 is one that was pooled. The second is

@@ -6,6 +6,7 @@ import torch
 from mmdet.models import detectors
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
+from torch import nn
 
 from frn_mmdet import FRN, norm_sites
 from frn_mmdet.errors import ConfigError
@@ -146,6 +147,20 @@ def test_syncbn_alone_is_refused_in_training(small):
     with pytest.raises(ConfigError, match='SyncBN trains on GPUs in a proce'):
         model.train()
     small('RetinaNet', 'BN').train()
+
+
+def test_a_conversion_to_syncbn_does_not_pass_for_brn(small):
+    """As sync_bn in a config does; no other norm but BN is touched."""
+    for norm in ('FRN', 'BN', 'LN', 'IN', 'LFRN'):
+        model = small('RetinaNet', norm)
+        nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
+        synced = [m for m in model.modules()
+                  if isinstance(m, nn.SyncBatchNorm)]
+        assert bool(synced) == (norm == 'BN')
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(small('RetinaNet', 'BRN'))
+    model.eval()  # in test the two are one
+    with pytest.raises(ConfigError, match='BRN was made SyncBN.*sync_bn'):
+        model.train()
 
 
 def test_groups_that_do_not_divide_are_named(small):

@@ -5,7 +5,6 @@ import torch
 from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
-from torch import nn
 
 from frn_mmdet.errors import ConfigError
 
@@ -136,10 +135,23 @@ def test_a_bottleneck_is_no_basic_block(small, move):
         move(small('RetinaNet', options=wide), small('RetinaNet'))
 
 
-def test_another_threshold_is_refused_where_the_layer_is(small, move):
-    """Both have the block; the one acts on its sum, the other does not."""
-    first = small('RetinaNet', dict(type='BN', tlu=True))
-    second = small('RetinaNet', dict(type='BN', tlu=True))
-    second.backbone.layer1[0].tlu = nn.Identity()
-    with pytest.raises(ConfigError, match=r'layer1\.0\.tlu\.tau .* archite'):
-        move(first, second)
+@NORMS
+def test_an_activation_more(small, move, norm):
+    """FCOS's neck acts before its extra convolution, RetinaNet's does not."""
+    more = {'neck.add_extra_convs': 'on_output',
+            'neck.relu_before_extra_convs': True}
+    first = spread(small('RetinaNet', norm, more))
+    thresholds = [key for key in first.state_dict()
+                  if key.startswith('neck') and key.endswith('tlu.tau')]
+    has_tlu = norm == 'FRN' or 'learnable_eps' in norm or 'BN' in str(norm)
+    assert bool(thresholds) == has_tlu
+    move(first, small('RetinaNet', norm))
+    move(small('RetinaNet', norm), first)
+
+
+@NORMS
+def test_a_layer_of_another_kind_is_no_norm(small, move, norm):
+    """A shortcut's second layer is its norm; in ResNetV1d its convolution."""
+    v1d = {'backbone.type': 'ResNetV1d'}
+    move(spread(small('RetinaNet', norm, v1d)), small('RetinaNet', norm))
+    move(spread(small('RetinaNet', norm)), small('RetinaNet', norm, v1d))
