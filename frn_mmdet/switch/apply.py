@@ -9,6 +9,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..layers import FRN
 from .flow import Flow, is_plain_norm
+from .fold import keep_from_folding
 from .norms import NormPlan, part_of
 from .place import place_tlus, replace_module
 from .sites import NormSite, channels_of, norm_name, norms_of, sites_of
@@ -78,6 +79,8 @@ def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
     _describe(norms, own, new, flow, outcome)
     if new or sites:
         flow = flow_of(model)
+    if plan.norm.batch:
+        _keep_from_folding(model, plan, flow, outcome)
     outcome.sites = sites_of(model, flow)
     if plan.tlu:
         _check_nothing_left(plan, flow, own | new.keys())
@@ -176,6 +179,15 @@ def _describe(norms: dict, own: set[str], new: dict, flow: Flow,
                             'stay')
     outcome.said += [f'could not run on a small image: {failure}'
                      for failure in flow.failures[:1]]
+
+
+def _keep_from_folding(model: nn.Module, plan: NormPlan, flow: Flow,
+                       outcome: Outcome) -> None:
+    left = keep_from_folding(model, flow)
+    if left:
+        outcome.said.append(
+            f'{len(left)} {plan.name} do not follow the convolution before '
+            f'them ({left[0]}): fuse_conv_bn would fold them wrong')
 
 
 def _check_nothing_left(plan: NormPlan, flow: Flow, norms: set[str]) -> None:

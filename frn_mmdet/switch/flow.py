@@ -141,10 +141,18 @@ class Call(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Of a norm that ran: the shape of its input, and when it did."""
+    """A norm that ran.
+
+    Attributes:
+        shape (tuple): Of its input.
+        time (int): When, in calls of modules.
+        fed_by (str or None): Path of the module that gave its input; None:
+            an operation did.
+    """
 
     shape: tuple
     time: int
+    fed_by: str | None = None
 
 
 @dataclass
@@ -246,6 +254,7 @@ class _Watcher(TorchDispatchMode):
         super().__init__()
         self.flow = Flow()
         self.marks = WeakIdKeyDictionary()
+        self.made_by = WeakIdKeyDictionary()
         self.calls: list[Call] = []
         self.time = 0
 
@@ -270,6 +279,8 @@ class _Watcher(TorchDispatchMode):
 
         def leave(module, args, output):
             call = self.calls.pop()
+            if isinstance(output, Tensor):
+                self.made_by.setdefault(output, path)
             self._leave(call, output)
             return self._renamed(call, output)
 
@@ -387,7 +398,8 @@ class _Watcher(TorchDispatchMode):
         if not is_plain:
             self.flow.escaped.add(call.path)
         self.flow.norms.setdefault(
-            call.path, Seen(tuple(output.shape), call.time))
+            call.path, Seen(tuple(output.shape), call.time,
+                            self.made_by.get(call.first)))
         self._use([self.marks[x] for x in tensors_in(call.first)
                    if x in self.marks])
         mark = Mark(frozenset({call.path}))
