@@ -16,11 +16,11 @@ from ..errors import ConfigError
 NOT_ARGS = ('num_features', 'num_channels', 'tlu', 'ref_eps', 'process_group',
             'device', 'dtype')
 KINDS = {bool: 'True or False', int: 'a whole number', float: 'a number'}
-# Lower bound, whether it is a value itself, and upper bound.
+# What is asked of a value, and whether it is so.
 RANGES = dict(
-    eps=(0, False, 1e30),
-    momentum=(0, False, 1),
-    num_groups=(1, True, math.inf))
+    eps=(' from 0 up', lambda x: x >= 0),
+    momentum=(' over 0, at most 1', lambda x: 0 < x <= 1),
+    num_groups=(' from 1 up', lambda x: x >= 1))
 
 
 def check_layer_args(name: str, layer: type, args: dict) -> None:
@@ -56,14 +56,11 @@ def _check_value(key: str, value: Any, annotation: Any) -> None:
     kind = next((kind for kind in kinds if kind in KINDS), None)
     if kind is None or value is None and type(None) in kinds:
         return
-    low, with_low, high = RANGES.get(key, (-math.inf, True, math.inf))
-    if _is_of(kind, value) and (
-            low < value <= high or with_low and value == low):
-        return
-    between = '' if key not in RANGES else (
-        f' from {low} up' if with_low else f' over {low}, at most {high:g}')
-    raise ConfigError(
-        f'model.norm_cfg.{key} must be {KINDS[kind]}{between}, got {value!r}')
+    range_, is_in_range = RANGES.get(key, ('', lambda x: True))
+    if not _is_of(kind, value) or not is_in_range(value):
+        raise ConfigError(
+            f'model.norm_cfg.{key} must be {KINDS[kind]}{range_}, got '
+            f'{value!r}')
 
 
 def _is_of(kind: type, value: Any) -> bool:
