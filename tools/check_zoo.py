@@ -29,6 +29,7 @@ from torch import nn
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.switch.norms import PARTS, parse_norm_cfg, part_of, read_norm
 from frn_mmdet.switch.sites import norms_of
+from frn_mmdet.whole_file import whole_file
 
 ZOO = Path(mmdet.__file__).parent / '.mim' / 'configs'
 COLUMNS = ('folder', 'detector', 'norms', 'TLU', 'stay', 'tokens', 'result',
@@ -40,12 +41,17 @@ SWITCHED, REFUSED, NOT_BUILT, FAILED = (
 def main(argv=None):
     """Print the table; exit 1 if a config failed."""
     args = parse_args(argv)
-    rows = check(args.folders, args.norm, args.jobs)
-    text = report(rows, args.norm)
-    if args.out:
-        args.out.write_text(text)
-    else:
-        print(text, end='')
+    try:
+        parse_norm_cfg(read_norm(args.norm))
+        rows = check(args.folders, args.norm, args.jobs)
+        text = report(rows, args.norm)
+        if args.out:
+            with whole_file(args.out, '--out') as file:
+                file.write(text.encode())
+        else:
+            print(text, end='')
+    except ConfigError as error:
+        sys.exit(f'error: {error}')
     sys.exit(any(row['kind'] == FAILED for row in rows))
 
 
@@ -61,7 +67,12 @@ def parse_args(argv):
         '--jobs', type=int, default=1, help='models at a time; default: 1')
     parser.add_argument(
         '--out', type=Path, help='file for the table; default: printed')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error(f'argument --jobs: {args.jobs} is not 1 or more')
+    if args.out and args.out.is_dir():  # said before the hour, not after it
+        parser.error(f'argument --out: {args.out} is a folder; give a file')
+    return args
 
 
 def check(folders, norm, jobs=1):

@@ -11,6 +11,7 @@ CONFIG's backbone and neck is compared, before and after, on images of DIR.
 
 import argparse
 import copy
+import io
 import logging
 import math
 import sys
@@ -31,6 +32,7 @@ from frn_mmdet.errors import ConfigError
 from frn_mmdet.markdown import table
 from frn_mmdet.switch.from_bn import BN_EPS, convert_by_name
 from frn_mmdet.switch.norms import parse_norm_cfg, part_of, read_norm
+from frn_mmdet.whole_file import whole_file
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
 
@@ -101,8 +103,11 @@ def convert(args):
     renamed, a = convert_by_name(after, plan, args.bn_eps, args.keep_names)
     report = compare(args, value, before, images) if images else ''
     # Not the optimizer's state, which counts the parameters of BN.
-    write({'meta': checkpoint.get('meta', {}), key: after} if key else after,
-          args.out)
+    buffer = io.BytesIO()  # torch hides what a disk says
+    torch.save({'meta': checkpoint.get('meta', {}), key: after}
+               if key else after, buffer)
+    with whole_file(args.out, 'OUT') as file:
+        file.write(buffer.getbuffer())
     old, new = next(iter(renamed.items()))
     print(f'{args.out}: {len(renamed)} BN became {plan.name}'
           + ('' if a is None else f', a = {a:g}') + f' ({old} is {new})')
@@ -145,20 +150,6 @@ def check_weights(state, args):
         if path.rpartition('.')[2].startswith('brn'):
             raise ConfigError(f'IN: {path} is a BRN, not a BN')
     return state
-
-
-def write(checkpoint, path):
-    """Write all of a file or nothing."""
-    part = path.with_name(f'{path.name}.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open('wb') as file:
-            torch.save(checkpoint, file)
-        part.replace(path)
-    except OSError as error:
-        if part.is_file():
-            part.unlink()
-        raise ConfigError(f'OUT: {path} cannot be written: {error}') from error
 
 
 def find_images(args):

@@ -50,8 +50,9 @@ def main(argv=None):
     except DataSetError as error:
         sys.exit(f'make_shapes.py: error: {error}')
     except OSError as error:
+        where = f'{error.filename}: ' if error.filename else ''  # full disk
         sys.exit(f'make_shapes.py: error: {out} cannot be written '
-                 f'({error.filename}: {error.strerror})')
+                 f'({where}{error.strerror})')
     for split in SPLITS:
         images, shapes = counts[split]
         print(f'{out}: {images} {split} images with {shapes} shapes.')

@@ -92,3 +92,16 @@ def test_the_page(tool, tmp_path):
     assert len(rows) == 4
     assert 'ReLU6 acts on backbone.conv1.frn' in rows[-1]
     assert all(name in rows[0] for name in ('0.01', '0.02', '0.05', '0.1'))
+
+
+@pytest.mark.parametrize('args, words', [
+    (['--jobs', '0'], '--jobs: 0 is not 1 or more'),
+    (['--out', '.'], '--out: . is a folder'),
+    (['--norm', 'XN'], "unknown norm 'XN'"),
+    (['--norm', 'GN:num_groups'], 'is not an argument'),
+])
+def test_a_wrong_argument_is_one_sentence(capsys, args, words):
+    with pytest.raises(SystemExit) as error:
+        tool_py['main'](['retinanet', *args])
+    assert error.value.code
+    assert words in f'{error.value.code}{capsys.readouterr().err}'

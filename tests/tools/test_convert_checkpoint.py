@@ -1,5 +1,6 @@
 """tools/convert_checkpoint.py: what it writes, says and refuses."""
 
+import resource
 import runpy
 import shutil
 from pathlib import Path
@@ -236,3 +237,17 @@ def test_no_place_to_write(net, tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(SystemExit, match='OUT: .* cannot be written'):
         main([str(net[1]), str(tmp_path / 'file/out.pth')])
+
+
+def test_a_full_disk(net, tmp_path):
+    """Nothing half-written stays."""
+    model, path = net
+    torch.save(model.state_dict() | {'last': torch.zeros(50000)}, path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+    try:
+        with pytest.raises(SystemExit, match='OUT: .* cannot be written'):
+            main([str(path), str(tmp_path / 'new/out.pth')])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / 'new').iterdir()) == []

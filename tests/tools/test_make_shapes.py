@@ -1,6 +1,7 @@
 import hashlib
 import importlib.util
 import json
+import resource
 from pathlib import Path
 
 import cv2
@@ -272,3 +273,15 @@ def test_a_bad_value_is_named(tmp_path, capsys, option, value):
         make_shapes.main([str(tmp_path / 'out'), f'{option}={value}'])
     assert f"argument {option}: '{value}' is not" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(SystemExit) as error:
+            make(tmp_path / 'data/shapes', '--variation=1')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert 'shapes cannot be written (File too large)' in error.value.code
+    assert list((tmp_path / 'data').iterdir()) == []
