@@ -11,16 +11,17 @@ def read_scalars(log: Path) -> list[dict]:
         log (Path): ``WORK_DIR/<time>/vis_data/scalars.json``.
 
     Returns:
-        list[dict]: In the order they were written. A last line that a
-        killed training left unfinished is not among them.
+        list[dict]: In the order they were written. What is no record, such
+        as a last line that a killed training left unfinished, is not among
+        them.
     """
     records = []
-    for line in log.read_text().splitlines():
+    for line in log.read_bytes().splitlines():
         try:
             records.append(json.loads(line))
-        except ValueError:
+        except ValueError:  # not JSON, or not even text
             continue
-    return records
+    return [record for record in records if isinstance(record, dict)]
 
 
 def find_logs(work_dir: Path) -> list[Path]:

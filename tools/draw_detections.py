@@ -10,7 +10,6 @@ import argparse
 import math
 import os
 import sys
-from pathlib import Path
 
 import matplotlib
 
@@ -19,6 +18,7 @@ matplotlib.use('Agg')  # no display is needed
 import matplotlib.pyplot as plt
 import mmcv
 import numpy as np
+import torch
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from mmdet.apis import inference_detector, init_detector
@@ -28,6 +28,8 @@ from mmengine.registry import init_default_scope
 
 from frn_mmdet.check_data import check_coco_data
 from frn_mmdet.errors import ConfigError
+from frn_mmdet.loading import checkpoints_explained
+from frn_mmdet.picture import picture_path, write_picture
 
 CELL = 3.2  # inches; an image's side in the grid
 FONT = 8.5
@@ -58,7 +60,7 @@ def parse_args(argv):
     parser.add_argument(
         'checkpoint', metavar='CHECKPOINT', help='a checkpoint of its model')
     parser.add_argument(
-        '--out', metavar='FILE', required=True, type=Path,
+        '--out', metavar='FILE', required=True, type=picture_path,
         default=argparse.SUPPRESS,
         help='the picture to write, .png or .pdf')
     parser.add_argument(
@@ -84,19 +86,27 @@ def draw(args):
     """Run the detector on the images and write the picture."""
     for what in 'config', 'checkpoint':
         path = getattr(args, what)
-        if not os.path.isfile(path):
+        if '://' not in path and not os.path.isfile(path):
             raise ConfigError(f'{what}: no file {path}')
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f'--device: {args.device} is not to be had: '
+                          + str(error).partition('\n')[0]) from error
     config = Config.fromfile(args.config)
     config.merge_from_dict(getattr(args, 'cfg_options', {}))
+    if not config.get('test_dataloader'):
+        raise ConfigError(f'test_dataloader: {args.config} has none')
     check_coco_data(config, ('test', ))
     init_default_scope(config.get('default_scope', 'mmdet'))
     dataset = DATASETS.build(config.test_dataloader.dataset)
     if len(dataset) == 0:
         raise ConfigError('test_dataloader.dataset: it has no images')
     # None of the config's own weights: the checkpoint brings them all.
-    model = init_detector(
-        config, args.checkpoint, device=args.device,
-        cfg_options={'model.backbone.init_cfg': None})
+    with checkpoints_explained():
+        model = init_detector(
+            config, args.checkpoint, device=args.device,
+            cfg_options={'model.backbone.init_cfg': None})
 
     count = min(args.num, len(dataset))
     picks = np.linspace(0, len(dataset) - 1, count).round().astype(int)
@@ -114,8 +124,7 @@ def draw(args):
         found = found[found.scores >= args.score_thr].cpu().numpy()
         draw_image(axis, truth, found, classes)
     draw_legend(figure, args.score_thr)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, dpi=120)
+    write_picture(figure, args.out)
     plt.close(figure)
 
 
@@ -202,6 +211,7 @@ def draw_labels(axis, labels, width, height):
         axis.text(
             spot[0] + w / 2 - 0.5, spot[1] + h / 2 - 0.5, text, color='white',
             fontsize=FONT, ha='center', va='center', clip_on=True,
+            parse_math=False,  # a $ in a name is a $
             bbox=dict(boxstyle='square,pad=0.2', color=color))
 
 

@@ -16,6 +16,8 @@ matplotlib.use('Agg')  # no display is needed
 
 import matplotlib.pyplot as plt
 
+from frn_mmdet.errors import ConfigError
+from frn_mmdet.picture import picture_path, write_picture
 from frn_mmdet.scalars import find_logs, read_scalars
 
 AP_KEYS = {  # mmengine's key: the label of its curve
@@ -31,16 +33,12 @@ def main(argv=None):
     args = parse_args(argv)
     try:
         losses, aps = read_training(args.work_dir)
-    except LogError as error:
+        plot(losses, aps, args.work_dir.resolve().name, args.out)
+    except ConfigError as error:
         sys.exit(f'plot_training.py: error: {error}')
-    plot(losses, aps, args.work_dir.resolve().name, args.out)
     last = ', '.join(f'{key} {values[-1][1]:.3f}'
                      for key, values in aps.items())
     print(f'Loss and AP: {args.out}' + f' (at the end {last})' * bool(last))
-
-
-class LogError(Exception):
-    """There is no training to plot."""
 
 
 def parse_args(argv):
@@ -50,7 +48,7 @@ def parse_args(argv):
         'work_dir', metavar='WORK_DIR', type=Path,
         help='the --work-dir of tools/train.py')
     parser.add_argument(
-        '--out', metavar='FILE', required=True, type=Path,
+        '--out', metavar='FILE', required=True, type=picture_path,
         help='the picture to write, .png or .pdf')
     return parser.parse_args(argv)
 
@@ -66,11 +64,11 @@ def read_training(work_dir):
         each key of ``AP_KEYS`` that was logged a list of the like.
     """
     if not work_dir.is_dir():
-        raise LogError(f'the folder {work_dir} does not exist')
+        raise ConfigError(f'the folder {work_dir} does not exist')
     runs = [(log, read_run(log)) for log in find_logs(work_dir)]
     runs = [(log, run) for log, run in runs if run]  # some died at once
     if not runs:
-        raise LogError(
+        raise ConfigError(
             f'{work_dir} has no logged training (*/vis_data/scalars.json)')
     log, run = runs.pop()
     while is_resumed(log) and runs:
@@ -78,13 +76,14 @@ def read_training(work_dir):
         # What the resumed run did again counts, not what was lost.
         start = run[0][0]
         run = [entry for entry in earlier if entry[0] < start] + run
-    losses = [(step, r['loss']) for step, r in run if 'loss' in r]
+    losses = [(step, r['loss']) for step, r in run
+              if is_number(r.get('loss'))]
     aps = {}
     for step, record in run:
         for key, value in record.items():
             key = key.rpartition('/')[2]  # 'coco/bbox_mAP' and the like
             # -1 is COCO's "there is nothing to average"
-            if key in AP_KEYS and value >= 0:
+            if key in AP_KEYS and is_number(value) and value >= 0:
                 aps.setdefault(key, []).append((step, value))
     return losses, aps
 
@@ -93,13 +92,18 @@ def read_run(log):
     """Return the records of a log, each with its iteration."""
     run = []
     for record in read_scalars(log):
-        if 'loss' in record:
+        if is_number(record.get('loss')) and is_number(record.get('step')):
             run.append((record['step'], record))
         elif run:
             # A validation counts its epochs when training does, so it is
             # placed by what comes before it in the log.
             run.append((run[-1][0], record))
     return run
+
+
+def is_number(value):
+    """Tell whether a logged value can be drawn, NaN included."""
+    return isinstance(value, (int, float))
 
 
 def is_resumed(log):
@@ -115,7 +119,7 @@ def plot(losses, aps, title, out):
         1 + bool(aps), 1, sharex=True, squeeze=False, layout='constrained',
         figsize=(7, 6 if aps else 3.5))
     axes = axes[:, 0]
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a $ is a $
     axes[0].plot(*zip(*losses, strict=True), color='#303030')
     axes[0].set(ylabel='training loss', ylim=(0, None))
     for key, (label, color, style) in AP_KEYS.items():
@@ -130,8 +134,7 @@ def plot(losses, aps, title, out):
         axis.grid(alpha=0.3)
         axis.spines[['top', 'right']].set_visible(False)
     axes[-1].set(xlabel='iteration', xlim=(0, None))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    write_picture(figure, out)
     plt.close(figure)
 
 

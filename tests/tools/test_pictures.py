@@ -198,6 +198,50 @@ def test_a_bad_option_is_named(arguments, capsys, option):
     assert f'argument {name}: {value}' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('device', ['nonsense', 'cuda:99'])
+def test_a_device_that_is_not_there_is_named(arguments, device):
+    with pytest.raises(SystemExit, match=f'--device: {device} is not to be'):
+        draw_detections.main([*arguments, '--device', device])
+
+
+@pytest.mark.parametrize('content', [b'', b'text', b'PK\x03\x04 cut short'])
+def test_a_broken_checkpoint_is_named(arguments, tmp_path, content):
+    (tmp_path / 'checkpoint.pth').write_bytes(content)
+    with pytest.raises(SystemExit, match='checkpoint.pth cannot be loaded'):
+        draw_detections.main(arguments)
+    assert not (tmp_path / 'a.png').exists()
+
+
+def test_a_config_without_test_data_is_named(arguments, tmp_path):
+    config = tmp_path / 'mine.py'
+    config.write_text(f"_base_ = '{arguments[0]}'\ntest_dataloader = None\n")
+    with pytest.raises(SystemExit, match='test_dataloader: .*mine.py has no'):
+        draw_detections.main([str(config), *arguments[1:]])
+
+
+# --- both ---
+
+
+@pytest.mark.parametrize('main, words', [
+    (draw_detections.main, ['config.py', 'checkpoint.pth']),
+    (plot_training.main, ['work_dir'])])
+@pytest.mark.parametrize('out, problem', [
+    ('pics', 'choose .png or .pdf'), ('pics.xyz', 'choose .png or .pdf'),
+    ('folder', 'choose .png or .pdf'), ('', 'choose .png or .pdf'),
+    ('.png', 'choose .png or .pdf'), ('folder.png', 'is a folder')])
+def test_a_picture_that_cannot_be_is_refused(
+        tmp_path, monkeypatch, capsys, main, words, out, problem):
+    monkeypatch.chdir(tmp_path)
+    for name in 'folder', 'folder.png':
+        (tmp_path / name).mkdir()
+    with pytest.raises(SystemExit) as error:
+        main([*words, '--out', out])
+    assert error.value.code == 2
+    assert f'argument --out: {out}' in (said := capsys.readouterr().err)
+    assert problem in said
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 # --- plot_training.py ---
 
 
@@ -279,3 +323,29 @@ def test_a_folder_without_a_training_is_named(tmp_path):
     log(tmp_path, '20260101_000000', val(0, 0.5))
     with pytest.raises(SystemExit, match='has no logged training'):
         plot_training.main([str(tmp_path), '--out=a.png'])
+
+
+def test_a_log_with_other_lines_in_it_is_read(tmp_path):
+    log(tmp_path, '20260101_000000', [
+        5, [1], None, dict(loss=1.0), dict(loss='high', step=5),
+        dict(loss=None, step=6), *train(10, 20),
+        {'coco/bbox_mAP': None, 'step': 1}, *val(1, 0.5)])
+    file = tmp_path / '20260101_000000/vis_data/scalars.json'
+    file.write_bytes(b'\xff\xfe\n' + file.read_bytes() + b'\0\0\n')
+    losses, aps = plot_training.read_training(tmp_path)
+    assert losses == [(10, 1), (20, 1)]
+    assert aps == {'bbox_mAP': [(20, 0.5)]}
+
+
+def test_a_dollar_in_a_name_is_a_dollar(tmp_path):
+    log(tmp_path / 'a$_$b', '20260101_000000', train(10, 20))
+    out = tmp_path / 'training.PNG'
+    plot_training.main([str(tmp_path / 'a$_$b'), '--out', str(out)])
+    assert plt.imread(out, 'png').shape[1] == 840
+
+
+def test_a_picture_that_cannot_be_written_is_named(tmp_path):
+    log(tmp_path, '20260101_000000', train(10, 20))
+    (tmp_path / 'file').touch()
+    with pytest.raises(SystemExit, match='file/a.png cannot be written'):
+        plot_training.main([str(tmp_path), f'--out={tmp_path}/file/a.png'])
