@@ -1,83 +1,112 @@
 """Run mmdet's own tools, after a look at what they are given."""
 
 import argparse
-import runpy
+import errno
+import importlib.util
+import os
 import sys
+import tempfile
 from pathlib import Path
+from types import ModuleType
 
 import mmdet
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 
-from .check_data import check_coco_data
+from .check_data import check_coco_data, check_coco_evaluators
 from .errors import ConfigError
+from .loading import checkpoints_explained
 
 
 def run_mmdet_tool(name: str, splits: tuple[str, ...]) -> None:
     """Run one of the tools that mmdet installs, with the same arguments.
 
-    The tool is mmdet's, so its flags are those of the installed version.
-    What a user can mend ends in one sentence instead of a traceback.
+    The tool is mmdet's, so its flags are those of the installed version, and
+    its own parser reads them. What a user can mend ends in one sentence
+    instead of a traceback.
 
     Args:
         name (str): File in mmdet's ``tools``, such as ``train.py``.
         splits (tuple[str]): Which of train, val, test it reads.
     """
-    tool = Path(mmdet.__file__).with_name('.mim') / 'tools' / name
     try:
-        if not tool.is_file():
-            raise ConfigError(
-                f'mmdet has no {tool}; reinstall it from its wheel')
-        args = _parse_arguments()
+        tool = _import_tool(name)
+        args = _parse_arguments(tool)
         _check_arguments(args, splits)
         if args.launcher == 'pytorch' and get_device() == 'cpu':
             _start_group_of_cpus()
-        runpy.run_path(str(tool), run_name='__main__')
+        with checkpoints_explained():
+            tool.main()
     except ConfigError as error:
         sys.exit(f'error: {error}')
-    except ModuleNotFoundError as error:
-        if error.name != 'torchvision':
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        sys.exit('error: mmengine needs torchvision to find a torchvision:// '
-                 'checkpoint; install the one of your torch, or give init_cfg '
-                 'a file, or set model.norm_cfg.from_bn=False to start from '
-                 'scratch')
-    except ValueError as error:
-        if 'parameter group' not in str(error):
-            raise
-        sys.exit("error: resume: the checkpoint's optimizer is of another "
-                 'model; to start from its weights, with another norm, say, '
-                 'use load_from')
+        sys.exit(f'error: {error.filename or "the disk"}: {error.strerror}')
 
 
-def _parse_arguments() -> argparse.Namespace:
-    """The few arguments that matter here; mmdet's tool parses them all."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument('config', nargs='?')
-    parser.add_argument('checkpoint', nargs='?')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    parser.add_argument('--launcher')
-    parser.add_argument('-h', '--help', action='store_true')
-    return parser.parse_known_args()[0]
+def _import_tool(name: str) -> ModuleType:
+    path = Path(mmdet.__file__).with_name('.mim') / 'tools' / name
+    if not path.is_file():
+        raise ConfigError(f'mmdet has no {path}; reinstall it from its wheel')
+    spec = importlib.util.spec_from_file_location(f'mmdet_{path.stem}', path)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+def _parse_arguments(tool: ModuleType) -> argparse.Namespace:
+    """What the tool's ``main`` will read from the command line again."""
+    try:
+        return tool.parse_args()
+    except AssertionError as error:  # of mmengine's DictAction
+        raise ConfigError(f'--cfg-options: {error}') from error
+    except ValueError as error:  # of the same: a word without a =
+        raise ConfigError(
+            '--cfg-options takes every word up to the next option for '
+            'KEY=VALUE; the config stands before it, or behind another '
+            'option') from error
 
 
 def _check_arguments(args: argparse.Namespace,
                      splits: tuple[str, ...]) -> None:
-    """Check the config, the checkpoint and the data named on the line."""
-    if args.config is None or args.help:
-        return  # mmdet's tool has its say
+    """Check what is named on the line: files, folders, the data."""
     _check_file('config', args.config)
-    if args.checkpoint is not None and '://' not in args.checkpoint:
-        _check_file('checkpoint', args.checkpoint)
+    for what in 'checkpoint', 'resume':  # of test.py, of train.py
+        path = getattr(args, what, None)
+        if path not in (None, 'auto') and '://' not in path:
+            _check_file(what, os.path.expanduser(path))
     cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    try:
+        cfg.merge_from_dict(args.cfg_options or {})
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f'--cfg-options: {error.args[0]}') from error
     check_coco_data(cfg, splits)
+    check_coco_evaluators(cfg, splits)
+    _check_folder('work_dir', args.work_dir or cfg.get('work_dir')
+                  or 'work_dirs')
+    out = getattr(args, 'out', None)
+    if out is not None:
+        if not out.endswith(('.pkl', '.pickle')):
+            raise ConfigError(f'--out: {out} does not end in .pkl')
+        _check_folder('--out', os.path.dirname(out) or '.')
 
 
 def _check_file(what: str, path: str) -> None:
     if not Path(path).is_file():
         raise ConfigError(f'{what}: no file {path}')
+
+
+def _check_folder(what: str, path: str) -> None:
+    """Make a folder, and see whether something can be written there."""
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f'{what}: {path} cannot be written: {error.strerror}') from error
 
 
 def _start_group_of_cpus() -> None:
@@ -87,11 +116,12 @@ def _start_group_of_cpus() -> None:
     unless a process group is there and the wrapper's config says otherwise.
     """
     torch.distributed.init_process_group('gloo')
-    if '--cfg-options' not in sys.argv:
-        sys.argv.append('--cfg-options')
-    at = sys.argv.index('--cfg-options') + 1
-    sys.argv[at:at] = [
+    # First on the line, where whatever the user wrote goes on as it is. The
+    # launcher is there again only to end the options.
+    sys.argv[1:1] = [
+        '--cfg-options',
         'model_wrapper_cfg.type=MMDistributedDataParallel',
         'model_wrapper_cfg.device_ids=None',
-        'model_wrapper_cfg.broadcast_buffers=False'
+        'model_wrapper_cfg.broadcast_buffers=False',
+        '--launcher', 'pytorch'
     ]
