@@ -7,6 +7,7 @@ images a quarter of which show nothing. Exit status 1 if any config fails.
 """
 
 import argparse
+import copy
 import logging
 import re
 import sys
@@ -22,9 +23,12 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 sys.path.insert(0, str(Path(__file__).parent))
-import make_shapes  # noqa: E402  (a script beside this one)
+import make_shapes  # noqa: E402  (scripts beside this one)
+from shrink_config import SIZE, drop_checkpoints, shrink  # noqa: E402
 
 from frn_mmdet import norm_sites  # noqa: E402
+from frn_mmdet.compare.schedule import by_epoch, peak_lr  # noqa: E402
+from frn_mmdet.errors import ConfigError  # noqa: E402
 from frn_mmdet.markdown import table  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -32,9 +36,6 @@ COLUMNS = ('config', 'gpus', 'images/gpu', 'steps', 'images', 'peak LR',
            'norms', 'thresholds')
 # Images with objects, which is what mmdet trains on (filter_empty_gt).
 TRAIN_IMAGES = {'coco': 117266, 'shapes': 800, 'kangaroo': 131, 'bccd': 291}
-SIZE = 256  # of --run's images: the coarsest map keeps 2x2 elements
-STEPS = 2
-ROIS = 64  # that --run samples from an image for its losses
 
 
 def main(argv=None):
@@ -92,29 +93,53 @@ def describe(path):
     cfg = Config.fromfile(path)
     match = re.search(r'_(\d+)xb\d+', path.stem)
     gpus = int(match[1]) if match else 1
-    batch = gpus * cfg.train_dataloader.batch_size
-    if cfg.train_cfg.type == 'IterBasedTrainLoop':
+    per_gpu = cfg.train_dataloader.get('batch_size', 1)
+    batch = gpus * per_gpu
+    if by_epoch(cfg):
+        images = steps = None
+        in_epoch = images_of(cfg, path.stem)
+        if in_epoch:
+            images = cfg.train_cfg.max_epochs * in_epoch
+            steps = cfg.train_cfg.max_epochs * -(-in_epoch // batch)
+    else:
         steps = cfg.train_cfg.max_iters
         images = steps * batch
-    else:
-        name = next((n for n in TRAIN_IMAGES if n in path.stem), 'shapes')
-        images = cfg.train_cfg.max_epochs * TRAIN_IMAGES[name]
-        steps = cfg.train_cfg.max_epochs * -(-TRAIN_IMAGES[name] // batch)
-    peak = max([cfg.optim_wrapper.optimizer.lr] +
-               [s.get('eta_max', 0) for s in cfg.param_scheduler])
-    cfg.model.backbone.init_cfg = None
-    with torch.device('meta'):  # no time for weights
-        sites = norm_sites(MODELS.build(cfg.model))
+    drop_checkpoints(cfg.model)
+    sites = norm_sites(build(cfg.model))
     return {
         'config': path.stem,
         'gpus': gpus,
-        'images/gpu': cfg.train_dataloader.batch_size,
-        'steps': steps,
-        'images': f'{images / 1e6:.3g} M',
-        'peak LR': f'{peak:g}',
+        'images/gpu': per_gpu,
+        'steps': steps or '-',
+        'images': f'{images / 1e6:.3g} M' if images else '-',
+        'peak LR': f'{peak_lr(cfg):g}',
         'norms': sum(site.norm is not None for site in sites),
         'thresholds': sum(site.activation == 'TLU' for site in sites),
     }
+
+
+def images_of(cfg, name):
+    """Return how many images an epoch has, None if it is not known.
+
+    The config's name tells; one without classes of its own is COCO's.
+    """
+    for data, images in TRAIN_IMAGES.items():
+        if data in name:
+            return images
+    dataset = cfg.train_dataloader.dataset
+    coco = dataset.type == 'CocoDataset' and not dataset.get('metainfo')
+    return TRAIN_IMAGES['coco'] if coco else None
+
+
+def build(model):
+    """Build a model, without weights if it can be: they take time."""
+    try:
+        with torch.device('meta'):
+            return MODELS.build(copy.deepcopy(model))
+    except ConfigError:
+        raise
+    except Exception:  # some compute while they are built
+        return MODELS.build(copy.deepcopy(model))
 
 
 def run(path, folder):
@@ -130,58 +155,6 @@ def run(path, folder):
     metrics = runner.message_hub.log_scalars
     assert any('bbox_mAP' in key for key in metrics), 'no AP'
     return f'loss {loss:.2f}, {time.time() - start:.0f} s{note}'
-
-
-def shrink(cfg, folder):
-    """Make a config's run small, in place; return a note on what changed.
-
-    The model keeps its depth and norms. Images become the generated ones,
-    of ``SIZE`` pixels, at most two a step.
-    """
-    batch = min(cfg.train_dataloader.batch_size, 2)
-    cfg.train_dataloader.batch_size = batch
-    cfg.train_dataloader.dataset.indices = STEPS * batch
-    # Images that show nothing are for the training, too.
-    cfg.train_dataloader.dataset.filter_cfg = dict(filter_empty_gt=False)
-    for split in ('train', 'val', 'test'):
-        loader = cfg[f'{split}_dataloader']
-        loader.update(num_workers=0, persistent_workers=False)
-        loader.dataset.data_root = f'{folder}/shapes/'
-        loader.dataset.metainfo = dict(classes=make_shapes.CLASSES)
-        for step in loader.dataset.pipeline:
-            if step.type == 'Resize':
-                step.scale = (SIZE, SIZE)
-    for split in ('val', 'test'):
-        cfg[f'{split}_evaluator'].ann_file = (
-            f'{folder}/shapes/annotations/instances_val2017.json')
-    if cfg.train_cfg.type == 'IterBasedTrainLoop':
-        cfg.train_cfg.update(max_iters=STEPS, val_interval=STEPS)
-    else:
-        cfg.train_cfg.update(max_epochs=1, val_interval=1)
-    cfg.default_hooks.checkpoint = None
-    cfg.log_level = 'ERROR'
-    set_everywhere(cfg.model, 'num_classes', len(make_shapes.CLASSES))
-    # Of anchors and RoIs an image: Mask R-CNN's 512 take half a minute.
-    set_everywhere(cfg.model, 'num', ROIS)
-    # After two steps no box scores high, and without any there is no AP.
-    set_everywhere(cfg.model, 'score_thr', 0.)
-    cfg.model.backbone.init_cfg = None  # nothing is downloaded
-    if cfg.model.norm_cfg.type == 'SyncBN':
-        cfg.model.norm_cfg.type = 'BN'
-        return ' (as BN: SyncBN needs several GPUs)'
-    return ''
-
-
-def set_everywhere(value, key, new):
-    """Set a key wherever a model's config has it."""
-    if isinstance(value, dict):
-        if key in value:
-            value[key] = new
-        for child in value.values():
-            set_everywhere(child, key, new)
-    elif isinstance(value, list):
-        for child in value:
-            set_everywhere(child, key, new)
 
 
 if __name__ == '__main__':

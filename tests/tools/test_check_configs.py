@@ -1,9 +1,16 @@
 import re
+import sys
 from pathlib import Path
 
 import pytest
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / 'tools'))
+import make_shapes  # noqa: E402
+import shrink_config  # noqa: E402
 
 
 def rows(text):
@@ -59,12 +66,54 @@ def test_a_run(tool, name):
     assert re.match(r'loss \d+\.\d+, \d+ s', row['run'])
 
 
-def test_a_config_that_fails_is_named(tool, tmp_path):
-    bad = tmp_path / 'bad.py'
-    good = ROOT / 'configs/demo/retinanet_r18_fpn_frn_shapes.py'
-    bad.write_text(f"_base_ = '{good}'\nmodel = dict(norm_cfg='XN')\n")
-    text = tool('check_configs.py', bad, good, ok=False)
+# The README's line on a stock config, all of it as narrow as it gets.
+ONE_LINE = """_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+model = dict(
+    type='frn_mmdet.RetinaNet', norm_cfg='FRN',
+    backbone=dict(base_channels=8),
+    neck=dict(in_channels=[8, 16, 32, 64], out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=2))
+"""
+
+
+def test_a_stock_config_with_the_one_line_runs(tool, tmp_path):
+    """And one that fails beside it is named."""
+    good, bad = tmp_path / 'mine.py', tmp_path / 'bad.py'
+    good.write_text(ONE_LINE)
+    bad.write_text(ONE_LINE.replace("'FRN'", "'XN'"))
+    text = tool('check_configs.py', bad, good, '--run', ok=False)
     table = rows(text)
-    assert table['bad']['norms'] == 'failed'
-    assert table[good.stem]['norms'] == '30'
+    assert re.match(r'loss \d+\.\d+, \d+ s', table['mine']['run'])
+    # 20 of the backbone, the FPN's 3 + 5, and 4 of the head
+    assert table['mine']['norms'] == '32'
+    # 12 epochs of COCO's images with objects, 2 a step
+    assert table['mine']['steps'] == '703596'
+    assert set(table['bad'].values()) == {'bad', 'failed'}
     assert f'failed: {bad}: ConfigError: model.norm_cfg: unknown' in text
+
+
+@pytest.mark.parametrize('name, norm_cfg, note', [
+    ('ssd/ssd300_coco.py', None, ''),  # RepeatDataset
+    ('yolox/yolox_tiny_8xb8-300e_coco.py', 'BN', ''),  # MultiImageMixDataset
+    ('pascal_voc/faster-rcnn_r50_fpn_1x_voc0712.py', 'SyncBN', 'as BN'),
+    ('cityscapes/mask-rcnn_r50_fpn_1x_cityscapes.py', dict(type='SyncBN'),
+     'as BN'),
+    ('lvis/mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1.py', 'GN', ''),
+])
+def test_any_stock_config_reads_the_generated_data(
+        tmp_path, name, norm_cfg, note):
+    make_shapes.main([f'{tmp_path}/shapes', '--train=4', '--val=2'])
+    init_default_scope('mmdet')
+    config = tmp_path / 'mine.py'
+    config.write_text(f"_base_ = 'mmdet::{name}'\n"
+                      f'model = dict(norm_cfg={norm_cfg!r})\n')
+    cfg = Config.fromfile(config)
+    assert note in shrink_config.shrink(cfg, tmp_path)
+    for split in 'train', 'val':
+        dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
+        sample = dataset[0]
+        assert str(tmp_path) in sample['data_samples'].img_path
+        assert max(sample['inputs'].shape) <= 448  # YOLOX tiny's
+    assert cfg.model.get('norm_cfg') in (
+        None, 'GN', 'BN', dict(type='BN'))
+    assert 'checkpoint=' not in str(cfg.model)
