@@ -3,12 +3,14 @@
 import copy
 import inspect
 from pathlib import Path
+from typing import Any
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from ..errors import ConfigError
 from ..models import NormSwitch
+from ..registry import MODELS as OURS
 from ..switch.norms import read_norm
 from .cell import Cell
 from .schedule import scale_steps, set_peak_lr
@@ -22,7 +24,8 @@ def cell_config(base: Config, cell: Cell, lr: float, steps: int,
     """Write a cell into a config.
 
     Args:
-        base (Config): The user's, which is not changed.
+        base (Config): The user's, which is not changed. Its detector takes
+            a norm_cfg.
         cell (Cell): What to train.
         lr (float): Its peak learning rate.
         steps (int): How many steps that will be.
@@ -33,12 +36,13 @@ def cell_config(base: Config, cell: Cell, lr: float, steps: int,
         Config: Ready for ``tools/train.py``.
     """
     cfg = copy.deepcopy(base)
-    switch_model(cfg.model, read_norm(cell.norm))
+    cfg.model.norm_cfg = read_norm(cell.norm)
     cfg.train_dataloader.batch_size = cell.batch
     set_peak_lr(cfg, lr)
     scale_steps(cfg, factor)
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=cell.seed)
     cfg.auto_scale_lr = None  # it is scaled already
+    cfg.resume = False  # the Runner's to say
     if cfg.optim_wrapper.get('paramwise_cfg'):
         # A head with a norm per pyramid level shares its convolutions.
         cfg.optim_wrapper.paramwise_cfg.setdefault('bypass_duplicate', True)
@@ -47,38 +51,55 @@ def cell_config(base: Config, cell: Cell, lr: float, steps: int,
     return cfg
 
 
-def switch_model(model: dict, norm_cfg: dict) -> None:
+def switch_model(model: dict, norm_cfg: dict | None) -> None:
     """Set, in place, a detector's one key.
 
     Raises:
         ConfigError: If there is no such detector that takes it.
     """
-    type_ = model['type']
-    name = type_.__name__ if inspect.isclass(type_) else type_
-    scoped = name
-    if not _takes_norm_cfg(name):
-        scoped = f'frn_mmdet.{name.rpartition(".")[2]}'
-    if not _takes_norm_cfg(scoped):
-        raise ConfigError(
-            f'model.type: {name} has no norm_cfg; README.md shows the three '
-            'lines that give it one (name their file in custom_imports)')
-    model['type'] = scoped
+    cls = _class_of(model.get('type'), model.get('_scope_'))
+    # One that takes norm_cfg stays as it is written.
+    if not (inspect.isclass(cls) and issubclass(cls, NormSwitch)):
+        model['type'] = _name_with_norm_cfg(cls, model.get('type'))
     model['norm_cfg'] = norm_cfg
 
 
-def _takes_norm_cfg(name: str) -> bool:
-    cls = MODELS.get(name)
-    return inspect.isclass(cls) and issubclass(cls, NormSwitch)
+def _name_with_norm_cfg(cls: Any, written: Any) -> str:
+    """The name under which one of mmdet's classes takes norm_cfg."""
+    if not inspect.isclass(cls):
+        raise ConfigError(
+            f'model.type: {written} is no class; if it is your own, name its '
+            'file in custom_imports')
+    # The class itself, for one of the user's may be called RetinaNet, too.
+    ours = OURS.module_dict.get(cls.__name__)
+    if inspect.isclass(ours) and issubclass(ours, cls):
+        return f'frn_mmdet.{cls.__name__}'
+    raise ConfigError(
+        f'model.type: {written} is {cls.__module__}.{cls.__qualname__}, which '
+        'has no norm_cfg; README.md shows the three lines that give it one '
+        '(name their file in custom_imports)')
+
+
+def _class_of(type_: Any, scope: str | None) -> Any:
+    """What mmengine would build of a type; None if it finds nothing."""
+    if not isinstance(type_, str):
+        return type_
+    with MODELS.switch_scope_and_registry(scope) as registry:
+        try:
+            return registry.get(type_)
+        except RuntimeError:
+            return None
 
 
 def _set_hooks(cfg: Config, steps: int) -> None:
     """Log what a comparison reads, and keep one checkpoint of each cell."""
-    hooks = cfg.setdefault('default_hooks', {})
+    hooks = dict(cfg.get('default_hooks') or {})
     logger = hooks.get('logger') or dict(type='LoggerHook')
     interval = min(logger.get('interval', 10), max(1, steps // 20))
     hooks['logger'] = dict(logger, interval=interval)
     if hooks.get('checkpoint'):
         hooks['checkpoint']['max_keep_ckpts'] = 1
+    cfg.default_hooks = hooks
     custom = list(cfg.get('custom_hooks') or [])
     if all(hook.get('type') != 'CheckInvalidLossHook' for hook in custom):
         custom.append(

@@ -1,28 +1,26 @@
 """What a comparison trains, checked before it starts."""
 
-import contextlib
-import io
+import copy
 import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from mmdet.registry import DATASETS, MODELS
+from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.hub import get_config
-from mmengine.registry import init_default_scope
 
-from ..check_data import check_coco_data
 from ..errors import ConfigError
 from ..markdown import table
 from ..switch.config import dicts_of, planned_parts
 from ..switch.mend import drop_checkpoint, unfit_checkpoint, unfreeze
-from ..switch.norms import NormPlan, parse_norm_cfg, read_norm
+from ..switch.norms import NormPlan, read_norm
 from ..switch.sites import norm_sites
+from .arguments import check_numbers, read_norms
 from .cell import Cell
-from .config import cell_config, switch_model
+from .config import cell_config
 from .schedule import by_epoch, count_in_steps, peak_lr
+from .user_config import count_images, in_one_sentence, read_config
 
 
 class Plan:
@@ -61,22 +59,25 @@ class Plan:
         self.norms, self.batch_sizes, self.seeds = norms, batch_sizes, seeds
         self.same_lr, self.same_steps = same_lr, same_steps
         self.gpus = gpus
-        _check_numbers(batch_sizes, seeds, lrs)
-        self._norm_plans = _read_norms(norms, gpus)
-        init_default_scope('mmdet')
-        self.cfg = _read_config(self.config, options or {})
-        check_coco_data(self.cfg, ('train', 'val'))
+        check_numbers(batch_sizes, seeds, lrs or [])
+        self._norm_plans = read_norms(norms, gpus)
+        self.cfg = read_config(self.config, options or {})
         self.notes = []
         if not pretrained:
             self._drop_checkpoints()
-        self._images = _count_images(self.cfg)
-        self._accumulate = self.cfg.optim_wrapper.get(
-            'accumulative_counts', 1)
-        self.reference = self._reference()
-        if same_steps and by_epoch(self.cfg):
-            count_in_steps(self.cfg, math.ceil(
-                self._images * self._accumulate / self.reference))
-        self.lrs = lrs or [peak_lr(self.cfg)]
+        self._images = count_images(self.cfg)
+        with in_one_sentence(f'config: {self.config}'):
+            self._accumulate = self.cfg.optim_wrapper.get(
+                'accumulative_counts', 1)
+            self.reference = self._reference()
+            if same_steps and by_epoch(self.cfg):
+                count_in_steps(self.cfg, math.ceil(
+                    self._images * self._accumulate / self.reference))
+            self.lrs = self._lrs(lrs)
+            for batch in batch_sizes:  # what cannot be written, fails here
+                self._check_steps(batch)
+                self.cell_config(
+                    Cell(norms[0], batch, self.lrs[0], 0), Path())
         self._models = {norm: self._build(norm) for norm in norms}
 
     def cells(self, results: Mapping[Cell, dict]) -> list[Cell]:
@@ -190,12 +191,17 @@ class Plan:
         return '\n'.join(lines)
 
     def fingerprint(self) -> dict:
-        """What makes two plans the same one, for JSON."""
+        """What makes two plans the same one, for JSON.
+
+        The config as it came out: not its path, which may be written in
+        many ways, and without a norm.
+        """
+        with in_one_sentence(f'config: {self.config}'):
+            resolved = self.cfg.pretty_text
         return dict(
-            config=self.config, norms=self.norms,
-            batch_sizes=self.batch_sizes, seeds=self.seeds, lrs=self.lrs,
-            same_lr=self.same_lr, same_steps=self.same_steps, gpus=self.gpus,
-            resolved=self.cfg.pretty_text)
+            norms=self.norms, batch_sizes=self.batch_sizes, seeds=self.seeds,
+            lrs=self.lrs, same_lr=self.same_lr, same_steps=self.same_steps,
+            gpus=self.gpus, resolved=resolved)
 
     @property
     def _count_of_batch(self) -> int:
@@ -210,9 +216,29 @@ class Plan:
     def _reference(self) -> float:
         """Images of a step of the optimizer that the schedule is made for."""
         scale = self.cfg.get('auto_scale_lr') or {}
-        return scale.get('base_batch_size') or (
+        images = scale.get('base_batch_size') or (
             self.cfg.train_dataloader.batch_size * max(1, self.gpus)
             * self._accumulate)
+        if not images > 0:
+            raise ConfigError(
+                'auto_scale_lr.base_batch_size or, without it, the batch of '
+                f'{self.config}: a number above 0 is needed, got {images}')
+        return images
+
+    def _lrs(self, given: list[float] | None) -> list[float]:
+        """The learning rates; the config's schedule is scaled to each."""
+        own = peak_lr(self.cfg)
+        if not 0 < own < math.inf:
+            raise ConfigError(
+                'optim_wrapper.optimizer.lr: a learning rate is a number '
+                f'above 0, got {own}')
+        return given or [own]
+
+    def _check_steps(self, batch: int) -> None:
+        if self.steps(batch) < 1:
+            raise ConfigError(
+                f'train_cfg: {self.config} trains {self.steps(batch)} steps '
+                f'at batch {batch}, 1 is the least')
 
     def _drop_checkpoints(self) -> None:
         """Start all norms alike, from scratch if one of them must."""
@@ -233,9 +259,10 @@ class Plan:
 
     def _build(self, norm: str) -> tuple[int, str]:
         """Parameters and sites of a norm's detector; it must be possible."""
-        model = self.cfg.copy().model
-        switch_model(model, read_norm(norm))
-        detector = MODELS.build(model)
+        model = copy.deepcopy(self.cfg.model)
+        model.norm_cfg = read_norm(norm)
+        with in_one_sentence(f'--norms: {norm} cannot be built'):
+            detector = MODELS.build(model)
         sites = norm_sites(detector)
         norms = sum(site.norm is not None for site in sites)
         tlus = sum(site.activation == 'TLU' for site in sites)
@@ -246,56 +273,3 @@ class Plan:
 def count_gpus() -> int:
     """GPUs of this machine that may be used."""
     return torch.cuda.device_count()
-
-
-def _check_numbers(batch_sizes: list[int], seeds: int,
-                   lrs: list[float] | None) -> None:
-    for batch in batch_sizes:
-        if batch < 1:
-            raise ConfigError(
-                f'--batch-sizes: {batch} images per GPU cannot train, 1 is '
-                'the least')
-    if seeds < 1:
-        raise ConfigError(f'--seeds: 1 is the least, got {seeds}')
-    for lr in lrs or []:
-        if not 0 < lr < math.inf:
-            raise ConfigError(
-                f'--lr: a learning rate is a number above 0, got {lr:g}')
-    for name, values in (('--batch-sizes', batch_sizes), ('--lr', lrs or [])):
-        if len(set(values)) < len(values):
-            raise ConfigError(f'{name}: one of them stands there twice')
-
-
-def _read_norms(norms: list[str], gpus: int) -> dict:
-    """The plans of the norms, by name."""
-    plans = {}
-    for norm in norms:
-        if norm in plans:
-            raise ConfigError(f'--norms: {norm} stands there twice')
-        plans[norm] = parse_norm_cfg(read_norm(norm))
-        if plans[norm].synced and gpus < 2:
-            raise ConfigError(
-                '--norms: SyncBN trains on 2 GPUs or more, here --gpus is '
-                f'{gpus}; on one GPU it is BN')
-    return plans
-
-
-def _read_config(config: str, options: dict) -> Config:
-    if '::' in config:
-        cfg = get_config(config)
-    elif Path(config).is_file():
-        cfg = Config.fromfile(config)
-    else:
-        raise ConfigError(f'config: no file {config}')
-    cfg.merge_from_dict(options)
-    if cfg.get('load_from'):
-        raise ConfigError(
-            f'load_from: {cfg.load_from} was trained with one norm and would '
-            'start others wrong; add --cfg-options load_from=None')
-    return cfg
-
-
-def _count_images(cfg: Config) -> int:
-    """Length of the training set, without those that are filtered out."""
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks
-        return len(DATASETS.build(cfg.train_dataloader.dataset))

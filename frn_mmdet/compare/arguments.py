@@ -1,0 +1,86 @@
+"""The lists on the command line, refused before anything trains."""
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import ConfigError
+from ..switch.norms import NormPlan, parse_norm_cfg, read_norm
+from .cell import Cell
+
+
+def check_numbers(batch_sizes: list[int], seeds: int,
+                  lrs: list[float]) -> None:
+    """Refuse numbers that cannot train, or that would train a cell twice.
+
+    Args:
+        batch_sizes (list[int]): Images per GPU.
+        seeds (int): How many.
+        lrs (list[float]): Learning rates.
+
+    Raises:
+        ConfigError: Naming the option and the value.
+    """
+    for batch in batch_sizes:
+        if batch < 1:
+            raise ConfigError(
+                f'--batch-sizes: {batch} images per GPU cannot train, 1 is '
+                'the least')
+    if seeds < 1:
+        raise ConfigError(f'--seeds: 1 is the least, got {seeds}')
+    for lr in lrs:
+        if not 0 < lr < math.inf:
+            raise ConfigError(
+                f'--lr: a learning rate is a number above 0, got {lr:g}')
+    _refuse_twins('--batch-sizes', batch_sizes, lambda batch: batch,
+                  'are the same')
+    _refuse_twins('--lr', lrs, lambda lr: Cell('', 1, lr, 0).name,
+                  'have one name, to 6 digits, and would share folders')
+
+
+def read_norms(norms: list[str], gpus: int) -> dict[str, NormPlan]:
+    """What the norms ask for, by name.
+
+    Args:
+        norms (list[str]): See :func:`read_norm`.
+        gpus (int): Of a training.
+
+    Returns:
+        dict[str, NormPlan]: In the order given.
+
+    Raises:
+        ConfigError: If one cannot train, or two are the same.
+    """
+    plans = {norm: parse_norm_cfg(read_norm(norm)) for norm in norms}
+    _refuse_twins('--norms', norms, lambda norm: _meaning(plans[norm]),
+                  'mean the same')
+    _refuse_twins('--norms', norms, lambda norm: Cell(norm, 1, 1., 0).name,
+                  'would share folders')
+    for plan in plans.values():
+        if plan.synced and gpus < 2:
+            raise ConfigError(
+                '--norms: SyncBN trains on 2 GPUs or more, here --gpus is '
+                f'{gpus}; on one GPU it is BN')
+    return plans
+
+
+def _refuse_twins(option: str, values: list, key: Callable[[Any], Any],
+                  why: str) -> None:
+    """Refuse two values with the same key."""
+    for one, other in itertools.combinations(values, 2):
+        if key(one) == key(other):
+            raise ConfigError(
+                f'{option}: {one} and {other} {why}; leave one of them out')
+
+
+def _meaning(plan: NormPlan) -> tuple:
+    """What a norm's plan comes to, the layer's own defaults filled in."""
+    # Of mmcv's build_norm_layer.
+    defaults = dict(requires_grad=True) | {
+        name: parameter.default for name, parameter in
+        inspect.signature(plan.norm.layer).parameters.items()}
+    # scratch, since False, no pretrained weights, is 0 to Python.
+    return (plan.name, defaults | plan.norm_cfg, plan.tlu, set(plan.parts),
+            plan.scratch, plan.from_bn)
