@@ -1,5 +1,6 @@
 """What became of one training."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -16,6 +17,8 @@ METRICS = dict(
     segm_AP=('segm_mAP', 'segm_AP'))
 FIELDS = ('norm', 'batch', 'lr', 'seed', 'steps', *METRICS, 'loss', 'seconds',
           'memory_MiB', 'status')
+# What a training that failed has none of.
+MAY_LACK = ('steps', *METRICS, 'loss')
 
 # What mmdet's evaluators log in place of an AP where no box was detected.
 NO_BOXES = 'The testing results of the whole dataset is empty'
@@ -65,6 +68,29 @@ def read_result(cell: Cell, folder: Path, log: Path, returncode: int,
         if row['AP'] is None:
             row['status'] = 'crashed: it logged no AP'
     return row
+
+
+def read_row(path: Path) -> dict | None:
+    """Read what :func:`read_result` found, and was written to a file.
+
+    Args:
+        path (Path): JSON.
+
+    Returns:
+        dict or None: None if the file holds no such row.
+    """
+    try:
+        row = json.loads(path.read_text())
+        row = {field: row[field] for field in FIELDS}
+        whole = all(
+            isinstance(value, str) if field in ('norm', 'status') else
+            isinstance(value, (int, float)) or field in MAY_LACK
+            and value is None for field, value in row.items())
+        whole &= row['AP'] is not None or not is_ok(row)
+    except (ValueError, TypeError, KeyError, AttributeError,
+            IsADirectoryError):
+        return None
+    return row if whole else None
 
 
 def is_ok(row: dict) -> bool:

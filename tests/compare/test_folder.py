@@ -10,6 +10,7 @@ import pytest
 from frn_mmdet.compare import Cell
 from frn_mmdet.compare import folder as folder_module
 from frn_mmdet.compare.folder import Folder
+from frn_mmdet.compare.result import FIELDS
 from frn_mmdet.errors import ConfigError
 
 
@@ -19,6 +20,12 @@ def refused(folder, *words):
     assert '\n' not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+def result(cell, **more):
+    """A row as a training leaves it."""
+    return dict.fromkeys(FIELDS) | cell._asdict() | dict(
+        AP=.5, seconds=9., memory_MiB=600, status='ok') | more
 
 
 def test_results_are_kept(make_plan, tmp_path):
@@ -32,37 +39,91 @@ def test_results_are_kept(make_plan, tmp_path):
     assert about['environment']['PyTorch'].startswith('2.')
     cell = Cell('FRN', 4, .012, 0)
     folder.write_config(cell)
-    folder.cell(cell).mkdir(parents=True)
-    row = dict(cell._asdict(), AP=.5, status='ok')
+    folder.cell(cell).mkdir()
+    row = result(cell)
     folder.add(cell, row)
     again = Folder(folder.out, make_plan())
     again.check(1)
     assert again.results() == {cell: row}
 
 
-@pytest.mark.parametrize('args, words', [
-    (dict(norms=['FRN', 'IN']), ["norms ['FRN', 'BN']", "['FRN', 'IN']"]),
-    (dict(batch_sizes=[4]), ['batch_sizes [4, 2]']),
-    (dict(seeds=1), ['seeds 2, here 1']),
-    (dict(same_lr=True), ['same_lr False, here True']),
-    (dict(options={'train_cfg.max_epochs': 2}), ['another config']),
-])
-def test_another_plan_is_refused(make_plan, tmp_path, args, words):
-    Folder(tmp_path, make_plan()).write([])
-    refused(Folder(tmp_path, make_plan(**args)), 'results of another plan',
-            *words)
+def break_result(folder, cell, content):
+    """A cell whose result is this; return its folder."""
+    path = folder.cell(cell)
+    path.mkdir(parents=True)
+    (path / 'log.txt').write_text(f'log of {cell}')
+    (path / 'result.json').write_bytes(content)
+    return path
 
 
-def test_a_plan_may_grow(make_plan, tmp_path):
-    Folder(tmp_path, make_plan()).write([])
-    Folder(tmp_path, make_plan(
-        ['FRN', 'GN:num_groups=8', 'BN'], [8, 4, 2], 3)).check(1)
+def test_a_broken_result_is_moved_aside(make_plan, tmp_path):
+    plan = make_plan(['BN'])
+    cell, good = Cell('BN', 4, .012, 0), Cell('BN', 4, .012, 1)
+    row = result(cell)
+    of_another = result(Cell('BN', 2, .012, 0))
+    for i, content in enumerate([
+            b'', b'{"norm": "FRN", "ba', b'\xff\xfe', b'[]', b'7', b'{}',
+            b'null', *(json.dumps(value).encode() for value in (
+                dict(norm='BN', AP=.5), row | dict(AP='high'),
+                row | dict(AP=None), row | dict(seconds=None), of_another))]):
+        folder = Folder(tmp_path / str(i), plan)
+        folder.write([])
+        broken = break_result(folder, cell, content)
+        folder.cell(good).mkdir()
+        folder.add(good, result(good))
+        assert folder.results() == {good: result(good)}
+        said, = folder.set_broken_aside()
+        assert str(broken / 'result.json') in said and 'trains again' in said
+        assert not broken.exists()
+        kept, = (folder.out / 'broken').iterdir()
+        assert str(kept) in said
+        assert (kept / 'result.json').read_bytes() == content
+        assert (kept / 'log.txt').read_text() == f'log of {cell}'
+        assert folder.set_broken_aside() == []
+        assert folder.results() == {good: result(good)}
+
+
+def test_a_result_that_is_not_of_the_plan_is_left_alone(make_plan, tmp_path):
+    """A seed more would be part of the mean, another norm of no table."""
+    folder = Folder(tmp_path, make_plan(['BN'], seeds=2))
+    folder.write([])
+    for cell in (Cell('BN', 4, .012, 2), Cell('IN', 4, .012, 0)):
+        break_result(folder, cell, json.dumps(result(cell)).encode())
+    assert folder.results() == {}
+    assert folder.set_broken_aside() == []
 
 
 def test_a_folder_of_something_else(make_plan, tmp_path):
     (tmp_path / 'thesis.txt').write_text('years of work')
     refused(Folder(tmp_path, make_plan()), 'something else', str(tmp_path))
-    refused(Folder(tmp_path / 'thesis.txt', make_plan()), 'is a file')
+
+
+def test_what_is_no_folder(make_plan, tmp_path):
+    plan = make_plan(['BN'])
+    for name in ('kept', 'begun'):
+        (tmp_path / name).mkdir()
+    for name in ('file', 'kept/cells', 'begun/configs'):
+        (tmp_path / name).write_text('mine')
+    (tmp_path / 'loop').symlink_to(tmp_path / 'loop')
+    (tmp_path / 'nowhere').symlink_to(tmp_path / 'no/such')
+    for out, bad in (('file', 'file'), ('file/a/b', 'file'), ('loop', 'loop'),
+                     ('loop/a', 'loop'), ('nowhere', 'nowhere'),
+                     ('kept', 'kept/cells'), ('begun', 'begun/configs')):
+        refused(Folder(tmp_path / out, plan), '--out',
+                f'{tmp_path / bad} is no folder')
+
+
+def test_what_no_look_foresees(make_plan, tmp_path):
+    folder = Folder(tmp_path / ('long' * 100), make_plan(['BN']))
+    with pytest.raises(ConfigError, match='--out: .* cannot be written'):
+        folder.write([])
+
+
+def test_a_folder_within_that_cannot_be_written_to(make_plan, tmp_path):
+    folder = Folder(tmp_path, make_plan(['BN']))
+    (tmp_path / 'plan.part').mkdir()
+    with pytest.raises(ConfigError, match='--out: .* cannot be written'):
+        folder.write([])
 
 
 def test_no_space(make_plan, tmp_path):

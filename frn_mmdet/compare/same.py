@@ -1,0 +1,107 @@
+"""Whether the plan of a folder is this one, so that it may go on."""
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import ConfigError
+from .plan import Plan
+
+# Of a plan these may grow from one command to the next; the rest is the same.
+LISTS = ('norms', 'batch_sizes', 'lrs')
+
+
+def read_plan(path: Path, like: dict) -> dict:
+    """Read the plan that a folder was begun with.
+
+    Args:
+        path (Path): Its ``plan.json``.
+        like (dict): A plan's fingerprint.
+
+    Returns:
+        dict: The other plan's fingerprint.
+
+    Raises:
+        ConfigError: If it holds none.
+    """
+    try:
+        plan = json.loads(path.read_text())['plan']
+        whole = all(isinstance(plan[key], type(value)) and plan[key] != []
+                    for key, value in like.items())
+        _values(plan['resolved'])
+    except (ValueError, TypeError, KeyError, SyntaxError, AttributeError):
+        whole = False
+    if not whole:
+        raise ConfigError(
+            f'--out: {path} is broken, so that nothing tells what the '
+            'results beside it are of; give another folder')
+    return plan
+
+
+def difference(old: dict, new: dict, plan: Plan) -> str | None:
+    """What keeps a plan from going on with the results of an older one.
+
+    Args:
+        old (dict): The older one's fingerprint.
+        new (dict): The plan's.
+        plan (Plan): The plan.
+
+    Returns:
+        str or None: In words; None if it may go on.
+    """
+    for key, value in new.items():
+        if key == 'resolved':
+            return _config_difference(
+                _values(old[key]), _values(value), plan)
+        if key in LISTS:
+            same = all(item in value for item in old[key])
+        elif key == 'seeds':
+            same = old[key] <= value
+        else:
+            same = old[key] == value
+        if not same:
+            return f'{key} {old[key]}, here {value}'
+    return None
+
+
+def _config_difference(there: dict, here: dict, plan: Plan) -> str | None:
+    """The first key of the config whose value is another."""
+    keys = [key for key in there | here if there.get(key) != here.get(key)]
+    if not keys:
+        return None
+    key = min(keys)
+    # A norm that cannot start from the checkpoint takes it from all.
+    note = f'; {plan.notes[0].rstrip(".")}' if plan.notes else ''
+    return (f'{key} {there.get(key, "not there")}, here '
+            f'{here.get(key, "not there")}{note}')
+
+
+def _values(text: str) -> dict[str, str]:
+    """The values of a config that mmengine has written, by path.
+
+    Without the detector's norm_cfg, which is each cell's: earlier versions
+    left the last norm of the list in it.
+    """
+    leaves = (leaf for node in ast.parse(text).body
+              for leaf in _leaves(node.targets[0].id, node.value))
+    return {path: value for path, value in leaves
+            if not f'{path}.'.startswith('model.norm_cfg.')}
+
+
+def _leaves(path: str, node: ast.AST) -> Iterator[tuple[str, str]]:
+    """Path and text of each value that holds no others."""
+    if isinstance(node, ast.Call) and node.args:  # dict({'a b': 1})
+        node = node.args[0]
+    children = []
+    if isinstance(node, ast.Call):  # dict(a=1)
+        children = [(word.arg, word.value) for word in node.keywords]
+    elif isinstance(node, ast.Dict):
+        children = [(ast.unparse(key), value)
+                    for key, value in zip(node.keys, node.values, strict=True)]
+    elif isinstance(node, (ast.List, ast.Tuple)):
+        children = list(enumerate(node.elts))
+    for name, child in children:
+        yield from _leaves(f'{path}.{name}', child)
+    if not children:
+        yield path, ast.unparse(node)

@@ -1,0 +1,169 @@
+"""A comparison goes on with what was asked for before, and more."""
+
+import copy
+import json
+import os
+from pathlib import Path
+
+import mmdet
+import pytest
+
+from frn_mmdet.compare.folder import Folder
+from frn_mmdet.errors import ConfigError
+from frn_mmdet.switch.norms import read_norm
+
+STOCK = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+# Built in a moment; no checkpoint is loaded.
+SMALL = {'model.backbone.depth': 18,
+         'model.neck.in_channels': [64, 128, 256, 512]}
+
+
+@pytest.fixture
+def plan(make_plan):
+    """plan(...): of a norm that is built in a moment, unless said."""
+    def _plan(norms=('BN', ), **args):
+        return make_plan(norms, **args)
+
+    return _plan
+
+
+@pytest.fixture
+def stock_plan(plan, stock_options):
+    """Of mmdet's own config."""
+    def _plan(*norms, config=STOCK, **args):
+        return plan(norms, config=config, options=stock_options | SMALL,
+                    **args)
+
+    return _plan
+
+
+def begin(out, plan):
+    Folder(out, plan).write([])
+
+
+def refused(out, plan, *words):
+    with pytest.raises(ConfigError) as error:
+        Folder(out, plan).check(1)
+    assert '\n' not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_norm_more_or_another_order(plan, tmp_path):
+    begin(tmp_path, plan(['IN', 'BN']))
+    for norms in (['IN', 'BN', 'GN:num_groups=8'], ['BN', 'IN'],
+                  ['FRN', 'BN', 'IN']):
+        Folder(tmp_path, plan(norms)).check(1)
+
+
+def test_the_same_plan_or_more(plan, tmp_path):
+    begin(tmp_path, plan())
+    for more in (
+            dict(batch_sizes=[8, 2, 4]), dict(batch_sizes=[2, 4]),
+            dict(seeds=3), dict(lrs=[.024, .012]), dict(lrs=[.012]),
+            # Whatever the config names, each cell has the command line's.
+            dict(options={'model.norm_cfg': 'GN'}),
+            dict(options={'model.norm_cfg.type': 'IN',
+                          'model.norm_cfg.eps': .1}),
+            dict(options={'model.type': 'RetinaNet'})):
+        Folder(tmp_path, plan(**more)).check(1)
+
+
+def test_the_order_of_options(plan, tmp_path):
+    options = {'train_cfg.max_epochs': 2, 'model.bbox_head.num_classes': 4}
+    begin(tmp_path, plan(options=options))
+    options = dict(reversed(list(options.items())))
+    Folder(tmp_path, plan(options=options)).check(1)
+
+
+def test_a_config_by_any_of_its_paths(plan, root, tmp_path, monkeypatch):
+    """The path is no part of a plan, what it holds is."""
+    name = 'small_batch/retinanet_r18_fpn_shapes.py'
+    begin(tmp_path / 'out', plan())
+    (tmp_path / 'link').symlink_to(root / 'configs')
+    (tmp_path / 'mine.py').write_text(
+        f'_base_ = {str(root / "configs" / name)!r}')
+    monkeypatch.chdir(tmp_path)
+    for path in (os.path.relpath(root / 'configs' / name), f'link/{name}',
+                 './mine.py'):
+        Folder(tmp_path / 'out', plan(config=path)).check(1)
+
+
+def test_mmdets_own_config_by_both_of_its_names(stock_plan, tmp_path):
+    folder = Path(mmdet.__file__).parent / '.mim/configs'
+    begin(tmp_path, stock_plan('BN'))
+    Folder(tmp_path, stock_plan(
+        'BN', config=folder / STOCK.partition('::')[2])).check(1)
+
+
+def as_earlier_versions_wrote(plan):
+    """They left the last norm in the config, and named the config's path."""
+    cfg = copy.deepcopy(plan.cfg)
+    cfg.model.norm_cfg = read_norm(plan.norms[-1])
+    return dict(plan.fingerprint(), config='some/path.py',
+                resolved=cfg.pretty_text)
+
+
+def test_a_folder_of_an_earlier_version(plan, tmp_path):
+    old = as_earlier_versions_wrote(plan(['IN', 'GN:num_groups=8']))
+    assert 'norm_cfg=dict(num_groups=8' in old['resolved']
+    (tmp_path / 'plan.json').write_text(json.dumps(dict(plan=old)))
+    Folder(tmp_path, plan(['BN', 'IN', 'GN:num_groups=8'])).check(1)
+    refused(tmp_path, plan(
+        ['IN', 'GN:num_groups=8'], options={'train_cfg.max_epochs': 2}),
+        'train_cfg.max_epochs 5, here 2')
+
+
+def test_another_layout_of_the_text(plan, tmp_path):
+    """It is yapf's, and of no concern."""
+    begin(tmp_path, plan())
+    path = tmp_path / 'plan.json'
+    content = json.loads(path.read_text())
+    text = content['plan']['resolved']
+    content['plan']['resolved'] = text.replace('=', ' = ').replace(
+        '(\n', '(')
+    assert content['plan']['resolved'] != text
+    path.write_text(json.dumps(content))
+    Folder(tmp_path, plan()).check(1)
+
+
+@pytest.mark.parametrize('args, words', [
+    (dict(norms=['IN']), ["norms ['BN']", "here ['IN']"]),
+    (dict(batch_sizes=[4]), ['batch_sizes [4, 2]']),
+    (dict(lrs=[.1]), ['lrs [0.012]', '[0.1]']),
+    (dict(seeds=1), ['seeds 2, here 1']),
+    (dict(same_lr=True), ['same_lr False, here True']),
+    (dict(gpus=1), ['gpus 0, here 1']),
+    (dict(options={'train_cfg.max_epochs': 2}),
+     ['train_cfg.max_epochs 5, here 2']),
+    (dict(options={'model.neck.num_outs': 4}),
+     ['model.neck.num_outs 2, here 4']),
+    (dict(options={'new_key': 2}), ['new_key not there, here 2']),
+    (dict(options={'new.a key': [1, {}]}),
+     ["new.'a key'.0 not there, here 1"]),
+])
+def test_another_plan_is_refused(plan, tmp_path, args, words):
+    begin(tmp_path, plan())
+    refused(tmp_path, plan(**args), 'results of another plan', *words)
+
+
+def test_a_norm_that_would_take_the_checkpoint(stock_plan, tmp_path):
+    """BN from ImageNet and GN from scratch are no comparison."""
+    begin(tmp_path, stock_plan('BN'))
+    refused(tmp_path, stock_plan('BN', 'GN'), 'another plan',
+            'torchvision://resnet50', 'cannot start GN', '--pretrained')
+    Folder(tmp_path, stock_plan('BN', 'GN', pretrained=True)).check(1)
+
+
+def test_a_broken_plan_is_one_sentence(plan, tmp_path):
+    mine = plan()
+    good = mine.fingerprint()
+    Folder(tmp_path, mine).write([])
+    broken = [b'', b'{"command": [], "pl', b'\xff', b'[]', b'3', b'{}',
+              b'{"plan": {}}', b'{"plan": []}']
+    broken += [json.dumps(dict(plan=good | change)).encode() for change in (
+        dict(norms='FRN'), dict(norms=[]), dict(seeds=None), dict(lrs=3),
+        dict(resolved='a = ('), dict(resolved='import a'), dict(resolved=3))]
+    for content in broken:
+        (tmp_path / 'plan.json').write_bytes(content)
+        refused(tmp_path, mine, 'plan.json is broken')
