@@ -9,7 +9,7 @@ LAUNCHERS = ('pytorch', 'slurm')
 
 
 def command(tool: Path, config: Path, folder: Path, gpus: int,
-            launcher: str, resume: bool) -> list[str]:
+            launcher: str, checkpoint: Path | None) -> list[str]:
     """The command of a training.
 
     Args:
@@ -19,14 +19,14 @@ def command(tool: Path, config: Path, folder: Path, gpus: int,
         gpus (int): 0 for the CPU, one process a GPU.
         launcher (str): One of :data:`LAUNCHERS`, for more than one GPU;
             slurm's for any number.
-        resume (bool): Whether to go on from the last checkpoint.
+        checkpoint (Path or None): What to go on from.
 
     Returns:
         list[str]: Words.
     """
     train = [str(tool), str(config), '--work-dir', str(folder)]
-    if resume:
-        train.append('--resume')
+    if checkpoint is not None:
+        train += ['--resume', str(checkpoint)]
     if launcher == 'slurm':
         # Partition, nodes and time are the environment's: SLURM_PARTITION,
         # SBATCH_*, or an allocation that is there.

@@ -65,9 +65,9 @@ def _seconds_per_step(folder: Folder, cell: Cell, tool: Path, jobs: int,
         config = work_dir / 'probe.py'
         cfg.dump(config)
         run = subprocess.run(
-            command(tool, config, work_dir, plan.gpus, launcher, False),
+            command(tool, config, work_dir, plan.gpus, launcher, None),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
+            stderr=subprocess.STDOUT, text=True, errors='replace',
             env=environment(0, jobs, plan.gpus, launcher))
         records = [r for path in find_logs(work_dir)
                    for r in read_scalars(path)]

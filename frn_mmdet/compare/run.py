@@ -74,7 +74,10 @@ class Runner:
             it was stopped.
         """
         with self.folder.lock() as lock, _signals(self._stop):
+            for sentence in self.folder.set_broken_aside():
+                self._say(sentence)
             results = self.folder.results()
+            self._report(results)  # if it cannot be written, say so now
             try:
                 while not self._stopped_by:
                     self._start_some(results, lock)
@@ -115,9 +118,9 @@ class Runner:
         folder = self.folder.cell(cell)
         folder.mkdir(parents=True, exist_ok=True)
         config = self.folder.write_config(cell)
-        resumed = _can_resume(folder, self._length(cell))
+        checkpoint = _checkpoint(folder, self._length(cell))
         words = command(self.tool, config, folder, self.plan.gpus,
-                        self.launcher, resumed)
+                        self.launcher, checkpoint)
         with (folder / 'log.txt').open('ab') as log:
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -125,7 +128,8 @@ class Runner:
                                 self.launcher),
                 start_new_session=True,  # Ctrl-C is this process's
                 pass_fds=(lock, ), preexec_fn=_die_with_parent)
-        return Training(cell, process, slot, resumed, time.monotonic())
+        return Training(cell, process, slot, checkpoint is not None,
+                        time.monotonic())
 
     def _length(self, cell: Cell) -> int:
         """Epochs or steps of a cell, as its checkpoints count."""
@@ -197,19 +201,22 @@ class Runner:
                 training.process.wait()
 
 
-def _can_resume(folder: Path, length: int) -> bool:
-    """Whether there is a checkpoint from which there is something to do.
+def _checkpoint(folder: Path, length: int) -> Path | None:
+    """The checkpoint from which there is something to do, if there is one.
 
     With that of the end, mmengine would neither train nor evaluate: such a
-    cell was killed while it was evaluated, and starts again.
+    cell was killed while it was evaluated, and starts again. The file is
+    looked for in the folder, which may have been moved since.
     """
     last = folder / 'last_checkpoint'
     if not last.is_file():
-        return False
-    name = re.search(r'(?:epoch|iter)_(\d+)\.pth$', last.read_text().strip())
-    if name is None or not Path(last.read_text().strip()).is_file():
-        return False
-    return int(name[1]) < length
+        return None
+    name = re.search(r'(?:epoch|iter)_(\d+)\.pth$',
+                     last.read_text(errors='replace').strip())
+    if name is None or int(name[1]) >= length:
+        return None
+    path = folder / name[0]
+    return path if path.is_file() else None
 
 
 @contextlib.contextmanager

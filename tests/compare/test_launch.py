@@ -7,17 +7,19 @@ import pytest
 from frn_mmdet.compare.launch import command, environment
 
 TOOL, CONFIG, FOLDER = Path('tools/train.py'), Path('a.py'), Path('out/a')
+CHECKPOINT = FOLDER / 'epoch_1.pth'
 
 
-def words(gpus, launcher='pytorch', resume=False):
-    return command(TOOL, CONFIG, FOLDER, gpus, launcher, resume)
+def words(gpus, launcher='pytorch', checkpoint=None):
+    return command(TOOL, CONFIG, FOLDER, gpus, launcher, checkpoint)
 
 
 @pytest.mark.parametrize('gpus', [0, 1])
 def test_one_process(gpus):
     assert words(gpus) == [
         sys.executable, 'tools/train.py', 'a.py', '--work-dir', 'out/a']
-    assert words(gpus, resume=True)[-1] == '--resume'
+    assert words(gpus, checkpoint=CHECKPOINT)[-2:] == [
+        '--resume', 'out/a/epoch_1.pth']
 
 
 def test_several_gpus():
@@ -29,9 +31,10 @@ def test_several_gpus():
 
 
 def test_slurm_starts_one_task_a_gpu():
-    line = words(8, 'slurm', True)
+    line = words(8, 'slurm', CHECKPOINT)
     assert line[:3] == ['srun', '--ntasks=8', '--gpus=8']
-    assert line[-3:] == ['--resume', '--launcher', 'slurm']
+    assert line[-4:] == [
+        '--resume', 'out/a/epoch_1.pth', '--launcher', 'slurm']
     ports = {environment(slot, 3, 8, 'slurm', {})['MASTER_PORT']
              for slot in range(3)}
     assert len(ports) == 3

@@ -8,7 +8,7 @@ import pytest
 
 from frn_mmdet.compare import Runner
 from frn_mmdet.compare.folder import Folder
-from frn_mmdet.compare.run import _can_resume, _signals
+from frn_mmdet.compare.run import _checkpoint, _signals
 
 TRAIN = Path(__file__).parents[2] / 'tools/train.py'
 
@@ -36,11 +36,25 @@ def test_a_signal_is_handed_on_and_an_ignored_one_is_not():
 ])
 def test_resumes_where_there_is_something_left(tmp_path, name, there, length,
                                                expected):
-    assert not _can_resume(tmp_path, length)
+    assert _checkpoint(tmp_path, length) is None
     (tmp_path / 'last_checkpoint').write_text(f'{tmp_path / name}\n')
     if there:
         (tmp_path / name).write_bytes(b'')
-    assert _can_resume(tmp_path, length) is expected
+    assert _checkpoint(tmp_path, length) == (
+        tmp_path / name if expected else None)
+
+
+def test_a_folder_that_was_moved_resumes_from_its_own_checkpoint(tmp_path):
+    """Though mmengine wrote down where the checkpoint was."""
+    (tmp_path / 'last_checkpoint').write_text('work_dirs/old/epoch_3.pth')
+    (tmp_path / 'epoch_3.pth').write_bytes(b'')
+    assert _checkpoint(tmp_path, 5) == tmp_path / 'epoch_3.pth'
+
+
+@pytest.mark.parametrize('content', [b'', b'\xff\xfe', b'epoch_x.pth'])
+def test_no_checkpoint_is_named(tmp_path, content):
+    (tmp_path / 'last_checkpoint').write_bytes(content)
+    assert _checkpoint(tmp_path, 5) is None
 
 
 OPTIONS = {
