@@ -6,12 +6,14 @@ python tools/compare_norms.py CONFIG --norms FRN GN BN --batch-sizes 8 2 \
 Every norm, batch size and seed is a training by tools/train.py. All see the
 same number of images, and the learning rate grows with the batch, as in the
 paper. Writes DIR/results.csv, results.md and results.png. The same command
-goes on where an earlier one stopped; to repeat one training, delete its
-folder in DIR/cells.
+goes on where an earlier one stopped, also with more norms, batch sizes, seeds
+or learning rates; to repeat one training, delete its folder in DIR/cells.
+Exit status 1 if nothing was trained, or no training has a result.
 """
 
 import argparse
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from frn_mmdet.compare.folder import Folder
 from frn_mmdet.compare.launch import LAUNCHERS
 from frn_mmdet.compare.plan import count_gpus
 from frn_mmdet.compare.probe import estimate
+from frn_mmdet.compare.result import is_ok
 from frn_mmdet.errors import ConfigError
 
 TRAIN = Path(__file__).with_name('train.py')
@@ -49,6 +52,9 @@ def main(argv=None):
             folder, TRAIN, args.jobs, args.launcher, command, say).run()
     except ConfigError as error:
         sys.exit(f'error: {error}')
+    except KeyboardInterrupt:  # the Runner takes those while it trains
+        print('Stopped before anything was trained.')
+        sys.exit(128 + signal.SIGINT)
     except OSError as error:  # the disk is full, say
         sys.exit(f'error: {error}; what has ended is kept in {args.out}')
     if stopped:
@@ -56,6 +62,9 @@ def main(argv=None):
         sys.exit(128 + stopped)
     print((args.out / 'results.md').read_text())
     print(f'{args.out}: results.csv, results.md, results.png')
+    if not any(map(is_ok, folder.results().values())):
+        sys.exit(f'error: none of {plan.count} trainings has a result; '
+                 f'{args.out}/results.md says why')
 
 
 def parse_args(argv):
@@ -109,7 +118,10 @@ def parse_args(argv):
     parser.add_argument(
         '--dry-run', action='store_true',
         help='print the plan and what it costs, and train nothing')
-    return parser.parse_args(argv)
+    try:
+        return parser.parse_args(argv)
+    except (ValueError, AssertionError) as error:  # mmengine's DictAction
+        parser.error(f'--cfg-options: KEY=VALUE is wanted: {error}')
 
 
 def check_machine(args):

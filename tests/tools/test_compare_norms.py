@@ -3,7 +3,6 @@
 import csv
 import os
 import runpy
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,10 +20,9 @@ STOCK = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 ALONE = [f'{split}_dataloader.{option}' for split in ('train', 'val')
          for option in ('num_workers=0', 'persistent_workers=False')]
 # Images of 16 pixels, so that the coarsest map is 1x1: there BN cannot train
-# on one image. An eps below 0 makes GN diverge.
-GN = 'GN:num_groups=4:eps=-1000000.0'
+# on one image.
 GRID = [
-    CONFIG, '--norms', 'FRN', GN, 'BN', '--batch-sizes', 2, 1, '--seeds', 1,
+    CONFIG, '--norms', 'FRN', 'BN', '--batch-sizes', 2, 1, '--seeds', 1,
     '--jobs', 2, '--gpus', 0, '--cfg-options', *ALONE,
     'train_cfg.max_epochs=1', 'model.data_preprocessor.pad_size_divisor=16',
     'train_dataloader.dataset.pipeline.2.scale=(16,16)',
@@ -102,12 +100,17 @@ def test_killed_and_continued(start, tool, tmp_path):
     assert command.returncode == 128 + signal.SIGINT
     assert text.rstrip().endswith('Stopped; the same command goes on.')
     assert 'not trained yet' in (out / 'results.md').read_text()
-    # What was killed is trained again when its folder is gone.
+    # What was killed is trained again when its result is broken.
     kept = done()
     assert before.items() <= kept.items()
-    shutil.rmtree(out / 'cells' / killed)
+    result = out / 'cells' / killed / 'result.json'
+    half = result.read_bytes()[:99]
+    result.write_bytes(half)
     text = tool('compare_norms.py', *args)
-    assert '[6/6]' in text
+    assert f'{result} is not the result of its cell, which trains' in text
+    aside, = out.glob('broken/*/result.json')
+    assert aside.read_bytes() == half
+    assert '[4/4]' in text
     after = done()
     del kept[killed]
     assert kept.items() <= after.items()  # none of them was trained again
@@ -116,8 +119,7 @@ def test_killed_and_continued(start, tool, tmp_path):
     status = {key: row['status'] for key, row in rows.items()}
     assert status['BN', '1'].startswith(
         'crashed: ValueError: Expected more than 1 value per channel')
-    assert status[GN, '2'] == status[GN, '1'] == 'diverged'
-    assert len(status) == 6
+    assert len(status) == 4
     for key in (('FRN', '2'), ('FRN', '1'), ('BN', '2')):
         assert status[key] == 'ok'
         row = rows[key]
@@ -132,8 +134,19 @@ def test_killed_and_continued(start, tool, tmp_path):
     assert (out / 'results.png').read_bytes().startswith(b'\x89PNG')
     # Once more: nothing is left to train.
     times = done()
-    assert '[6/6]' not in tool('compare_norms.py', *args)
+    assert '[4/4]' not in tool('compare_norms.py', *args)
     assert done() == times
+
+
+def test_nothing_succeeded(tool, tmp_path):
+    """The report says why, and the exit status that it did not."""
+    out = tmp_path / 'out'
+    args = [*GRID, '--out', out, '--norms', 'FRN', '--batch-sizes', 1,
+            '--lr', 1e30]
+    text = tool('compare_norms.py', *args, ok=False)
+    assert '- FRN, batch 1, LR 1e+30, seed 0: diverged' in text
+    assert text.rstrip().splitlines()[-1] == (
+        f'error: none of 1 trainings has a result; {out}/results.md says why')
 
 
 @pytest.fixture
@@ -198,6 +211,12 @@ def refused(shapes, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize('args, words', [
     (['--norms', 'FRM'], ["'FRM'", 'FRN, BN']),
+    (['--norms', 'FRN:eps=['], ["'['"]),
+    (['--norms', 'FRN:parts=backbone', 'FRN:parts=[backbone]'],
+     ['FRN:parts=backbone and FRN:parts=[backbone]']),
+    (['--lr', 'nan'], ['--lr', 'nan']),
+    (['--seeds', '-1'], ['--seeds', '-1']),
+    (['--out', '/dev/null/a'], ['/dev/null is no folder']),
     (['--batch-sizes', '4', '0'], ['--batch-sizes', '0']),
     (['--jobs', '0'], ['--jobs', '0']),
     (['--seeds', '1000000000'], ['GiB free']),
@@ -210,6 +229,30 @@ def test_bad_input_is_one_sentence(refused, args, words):
     text = refused(*args)
     for word in words:
         assert word in text
+
+
+def test_stopped_while_it_plans(tmp_path, capsys):
+    """Ctrl-C, here from a config, which is code."""
+    config = tmp_path / 'config.py'
+    config.write_text('import os\nimport signal\n'
+                      'os.kill(os.getpid(), signal.SIGINT)\n')
+    with pytest.raises(BaseException) as end:  # or it would end pytest
+        runpy.run_path(str(TOOL))['main']([
+            str(config), '--norms', 'FRN', '--batch-sizes', '2', '--out',
+            str(tmp_path / 'out')])
+    assert end.type is SystemExit
+    assert end.value.code == 128 + signal.SIGINT
+    assert capsys.readouterr().out == 'Stopped before anything was trained.\n'
+    assert not (tmp_path / 'out').exists()
+
+
+def test_an_option_without_a_value(capsys):
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(TOOL))['main']([
+            str(CONFIG), '--norms', 'FRN', '--batch-sizes', '2', '--out',
+            'out', '--cfg-options', 'model'])
+    assert end.value.code == 2
+    assert '--cfg-options: KEY=VALUE' in capsys.readouterr().err
 
 
 def test_a_folder_of_another_plan(refused, tmp_path):
