@@ -84,14 +84,14 @@ class Parameters {
         share(static_cast<A>(share)),
         weight(weight_.template const_data_ptr<A>()),
         bias(bias_.template const_data_ptr<A>()),
-        tau_data_(tau ? tau_.template const_data_ptr<A>() : nullptr),
+        tau_data(tau ? tau_.template const_data_ptr<A>() : nullptr),
         eps_data_(eps_tensor ? eps_tensor_.template const_data_ptr<A>()
                              : nullptr),
         eps_step_(eps_tensor && eps_tensor_.numel() > 1),
         mean_data_(mean ? mean_.template const_data_ptr<A>() : nullptr) {}
 
   A tau(int64_t channel) const {
-    return tau_data_ ? tau_data_[channel]
+    return tau_data ? tau_data[channel]
                      : -std::numeric_limits<A>::infinity();
   }
   A eps(int64_t channel) const {
@@ -113,9 +113,9 @@ class Parameters {
   const A share;
   const A* const weight;
   const A* const bias;
+  const A* const tau_data;  // null: there is none
 
  private:
-  const A* const tau_data_;
   const A* const eps_data_;
   const int64_t eps_step_;
   const A* const mean_data_;
@@ -442,6 +442,17 @@ void backward_last(const T* dy, const T* x, const A* inv,
   });
 }
 
+// y < tau is false of a tau that is NaN, and the loops leave y. It has to show,
+// though, as in torch.maximum; here, since in the loops it would take time.
+template <typename T>
+void show_nan(const Tensor& y, const T* tau, int64_t channels) {
+  for (int64_t c = 0; c < channels; ++c) {
+    if (tau[c] != tau[c]) {
+      y.select(1, c).fill_(std::numeric_limits<double>::quiet_NaN());
+    }
+  }
+}
+
 // The operators below autograd.
 
 Forward frn(const Tensor& x, const Tensor& weight, const Tensor& bias,
@@ -467,6 +478,9 @@ Forward frn(const Tensor& x, const Tensor& weight, const Tensor& bias,
                              : forward_last<scalar_t, A>;
         run(from.const_data_ptr<scalar_t>(), p, y.mutable_data_ptr<scalar_t>(),
             inv.mutable_data_ptr<A>(), map);
+        if (p.tau_data) {
+          show_nan(y, p.tau_data, map.channels);
+        }
       });
   return {y, inv};
 }
@@ -663,6 +677,7 @@ std::tuple<Tensor, Tensor> tlu(const Tensor& x, const Tensor& tau) {
             from.const_data_ptr<scalar_t>(), limit.const_data_ptr<scalar_t>(),
             z.mutable_data_ptr<scalar_t>(), bits.mutable_data_ptr<uint8_t>(),
             units, x.size(1));
+        show_nan(z, limit.const_data_ptr<scalar_t>(), x.size(1));
       });
   return {z, bits};
 }

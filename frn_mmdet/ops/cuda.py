@@ -309,7 +309,9 @@ def _activated(x, scale, bias, tau, TLU: tl.constexpr):
     """Equations (2) and (3)."""
     y = _affine(x, scale, bias)
     if TLU:
-        y = tl.where(y < tau[:, None], tau[:, None], y)
+        tau = tau[:, None]
+        # NaN if tau is, as torch.maximum; backward takes it as not clipped.
+        y = tl.where((y < tau) | (tau != tau), tau, y)
     return y
 
 
@@ -576,8 +578,10 @@ def _tlu(x_ptr, tau_ptr, z_ptr, bits_ptr, units, length, channels,
     else:
         tau = tl.load(tau_ptr + unit % channels, unit < units,
                       other=0.)[:, None]
-    below = (x.to(ACC) < tau.to(ACC)) & mask
-    tl.store(z_ptr + where, tl.where(below, tau, x), mask)
+    limit = tau.to(ACC)
+    below = (x.to(ACC) < limit) & mask
+    z = tl.where(below | (limit != limit), tau, x)
+    tl.store(z_ptr + where, z, mask)
     eight = tl.reshape(below.to(tl.int32), (R, B // 8, 8))
     byte = tl.sum(eight << tl.arange(0, 8)[None, None, :], 2)
     to, live = _bytes(bits_ptr, unit, units, length, R, B)

@@ -18,12 +18,11 @@ def frn_definition(x: Tensor,
     those of :func:`frn_mmdet.frn`.
     """
     dtype = compute_dtype(x)
-    dims = spatial_dims(x)
     x_wide = x.to(dtype)
     if mean is not None:
         x_wide = x_wide - per_channel(mean, x)
     # Cast, then square: a half-precision square overflows from |x| = 256.
-    nu2 = x_wide.square().mean(dims, keepdim=True)
+    nu2 = mean_square(x_wide)
     x_hat = x_wide * (nu2 * share + per_channel(eps, x)).rsqrt()
     y = x_hat * per_channel(weight, x) + per_channel(bias, x)
     if tau is not None:
@@ -36,9 +35,29 @@ def threshold(y: Tensor, tau: Tensor) -> Tensor:
 
     ``torch.maximum`` would split the gradient of a tie in halves. Ties are
     common: with a zero-initialised gamma every position of a map is one.
-    Backward keeps the comparison (one byte an element), not ``y``.
+    Backward keeps the comparison (one byte an element), not ``y``. The result
+    is NaN where either is, as that of ``torch.maximum``; to add -0 changes
+    no number.
     """
-    return torch.where(y < tau, tau, y)
+    nan = torch.where(tau != tau, tau, -0.).detach()
+    return torch.where(y < tau, tau, y + nan)
+
+
+def mean_square(x: Tensor) -> Tensor:
+    """The mean square of each row, shape (N, C, 1, ...).
+
+    Of a row without elements it is 1, where 0 / 0 would make NaN of the
+    gradients of parameters: any number will do for a map of none.
+    """
+    dims = spatial_dims(x)
+    if not exported() and 0 in x.shape[2:]:
+        return x.sum(dims, keepdim=True) + 1
+    return x.square().mean(dims, keepdim=True)
+
+
+def exported() -> bool:
+    """Whether the call leaves PyTorch: then no size is to be asked for."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -60,5 +79,10 @@ def per_channel(value: float | Tensor,
     """
     if not isinstance(value, Tensor):
         return value
-    shape = (1, -1) + (1, ) * (x.dim() - 2)
-    return value.to(compute_dtype(x)).view(shape)
+    return column(value.to(compute_dtype(x)), x)
+
+
+def column(value: Tensor, x: Tensor) -> Tensor:
+    """``value`` of shape (C,) or (1,), shaped to broadcast against ``x``."""
+    channels = -1 if exported() else len(value)  # of 0, -1 is no size
+    return value.view(1, channels, *[1] * (x.dim() - 2))

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from .check import check_dtype, check_parameter
 from .definition import frn_definition
-from .kernel import exported, is_native
+from .kernel import by_definition, is_native
 from .plain import PlainFRN
 
 KERNEL = torch.ops.frn_mmdet.frn.default
@@ -37,7 +38,8 @@ def frn(x: Tensor,
 
     Args:
         x (Tensor): Shape (N, C, \\*spatial) with 1 to 3 spatial dimensions,
-            any float dtype. N may be 0. Its memory format is kept.
+            float16, bfloat16, float32 or float64. Any size may be 0. Its
+            memory format is kept.
         weight (Tensor): gamma, shape (C,).
         bias (Tensor): beta, shape (C,).
         tau (Tensor, optional): Threshold of the TLU, shape (C,). None: no
@@ -55,8 +57,9 @@ def frn(x: Tensor,
         Tensor: Shape and dtype of ``x``.
 
     Raises:
-        ValueError: If ``x`` or a parameter has another shape, or ``mean`` or
-            ``var`` requires a gradient.
+        ValueError: If ``x`` or a parameter has another shape or dtype, a
+            parameter is on another device than ``x``, or ``mean`` or ``var``
+            requires a gradient.
     """
     _check(x, weight, bias, tau, eps, mean, var)
     if is_native(x):
@@ -66,7 +69,7 @@ def frn(x: Tensor,
         return KERNEL(x, weight, bias, tau, var, eps, mean, share)[0]
     if var is not None:
         eps = eps * var
-    if exported():
+    if by_definition():
         return frn_definition(x, weight, bias, tau, eps, mean, share)
     return PlainFRN.apply(x, weight, bias, tau, eps, mean, share)
 
@@ -76,17 +79,24 @@ def _check(x, weight, bias, tau, eps, mean, var) -> None:
         raise ValueError(
             'FRN takes (N, C, *spatial) with 1 to 3 spatial dimensions, got '
             f'shape {tuple(x.shape)}')
+    check_dtype('FRN input', x)
     channels = x.shape[1]
-    for name, value in (('weight', weight), ('bias', bias), ('tau', tau),
-                        ('mean', mean), ('var', var)):
-        if value is not None and value.shape != (channels, ):
+    for name, value in (('FRN weight', weight), ('FRN bias', bias),
+                        ('FRN tau', tau), ('FRN mean', mean),
+                        ('FRN var', var)):
+        if value is None:
+            continue
+        if value.shape != (channels, ):
             raise ValueError(
-                f'FRN {name} has shape {tuple(value.shape)}, but the input '
+                f'{name} has shape {tuple(value.shape)}, but the input '
                 f'has {channels} channels (shape {tuple(x.shape)})')
-    if isinstance(eps, Tensor) and eps.shape not in ((1, ), (channels, )):
-        raise ValueError(
-            f'FRN eps has shape {tuple(eps.shape)}, expected a float, (1,) '
-            f'or ({channels},)')
+        check_parameter(name, value, x)
+    if isinstance(eps, Tensor):
+        if eps.shape not in ((1, ), (channels, )):
+            raise ValueError(
+                f'FRN eps has shape {tuple(eps.shape)}, expected a float, '
+                f'(1,) or ({channels},)')
+        check_parameter('FRN eps', eps, x)
     for name, value in (('mean', mean), ('var', var)):
         if value is not None and value.requires_grad:
             raise ValueError(f'FRN {name} is given, not learnt: it must not '

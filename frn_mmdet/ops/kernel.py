@@ -2,13 +2,16 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import cpu
+from .definition import exported
 
 VARIABLE = 'FRN_MMDET_KERNEL'
 CHOICES = ('auto', 'plain', 'native')
@@ -31,10 +34,12 @@ ASKED_FOR = Kernel('plain', 'it was asked for')
 
 @contextlib.contextmanager
 def use_kernel(choice: str) -> Iterator[None]:
-    """Choose the kernel for the calls inside (of every thread).
+    """Choose the kernel for the calls inside.
 
-    The environment variable ``FRN_MMDET_KERNEL`` takes the same values and
-    holds outside.
+    A thread that chooses is not disturbed by another that chooses, too. One
+    that does not, such as those in which autograd computes again what a
+    checkpoint left out, follows the last that did. The environment variable
+    ``FRN_MMDET_KERNEL`` takes the same values and holds outside.
 
     Args:
         choice (str): 'auto', the device's own kernel if there is one;
@@ -44,12 +49,12 @@ def use_kernel(choice: str) -> Iterator[None]:
     Raises:
         ValueError: If there is no such choice.
     """
-    global _choice
-    before, _choice = _choice, _checked(choice, 'use_kernel')
+    entry = _thread(), _checked(choice, 'use_kernel')
+    _chosen.append(entry)
     try:
         yield
     finally:
-        _choice = before
+        _chosen.remove(entry)
 
 
 def kernel_for(device: torch.device | str) -> Kernel:
@@ -65,22 +70,45 @@ def kernel_for(device: torch.device | str) -> Kernel:
 
 def is_native(x: Tensor) -> bool:
     """Whether a kernel computes for ``x``; in haste, since every call asks."""
-    return not exported() and _kernel_for(x.device.type).name != 'plain'
+    return (not by_definition()
+            and _kernel_for(x.device.type).name != 'plain')
 
 
-def exported() -> bool:
-    """Whether the call leaves PyTorch, and so consists of what others know."""
-    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+def by_definition() -> bool:
+    """Whether the call is to consist of PyTorch's own operators.
+
+    Because it leaves PyTorch, for those who know no others (export, tracing),
+    or because PyTorch transforms it: ``torch.func`` and forward-mode AD do to
+    the equations, to any order, what they would have to be taught to do to a
+    kernel. For these two there is no public question; the first is that of
+    PyTorch's own ``autograd.Function``.
+    """
+    return (exported() or torch._C._are_functorch_transforms_active()
+            or forward_ad._current_level >= 0)
 
 
 def _kernel_for(device_type: str) -> Kernel:
-    if _choice == 'plain':
+    choice = _choice() if _chosen else _default
+    if choice == 'plain':
         return ASKED_FOR
     kernel = _native(device_type)
-    if _choice == 'native' and kernel.name == 'plain':
+    if choice == 'native' and kernel.name == 'plain':
         raise RuntimeError(f'{VARIABLE}: no native kernel for '
                            f'{device_type}: {kernel.reason}')
     return kernel
+
+
+def _choice() -> str:
+    """What this thread asked for last; if nothing, what any thread did."""
+    chosen = _chosen.copy()
+    thread = _thread()
+    mine = [choice for of, choice in chosen if of == thread]
+    return (mine or [choice for _, choice in chosen] or [_default])[-1]
+
+
+@torch.compiler.assume_constant_result  # it cannot trace the question
+def _thread() -> int:
+    return threading.get_ident()
 
 
 @torch.compiler.assume_constant_result
@@ -98,7 +126,7 @@ def _load(device_type: str) -> Kernel:
         return Kernel('plain', f'there is none for {device_type}')
     try:
         from . import cuda  # noqa: F401  (here: Triton takes a second)
-    except ImportError as error:
+    except Exception as error:  # whatever is wrong with an installation
         return Kernel('plain', f'Triton cannot be imported ({error})')
     return Kernel('triton')
 
@@ -111,4 +139,5 @@ def _checked(choice: str, who: str) -> str:
 
 
 _natives: dict[str, Kernel] = {}
-_choice = _checked(os.environ.get(VARIABLE, 'auto'), VARIABLE)
+_chosen: list[tuple[int, str]] = []  # (thread, choice), the last one last
+_default = _checked(os.environ.get(VARIABLE, 'auto'), VARIABLE)

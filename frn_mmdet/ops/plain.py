@@ -7,6 +7,7 @@ from torch.autograd import Function
 from .definition import (
     compute_dtype,
     frn_definition,
+    mean_square,
     per_channel,
     spatial_dims,
 )
@@ -26,8 +27,7 @@ class PlainFRN(Function):
                 mean: Tensor | None, share: float) -> Tensor:
         """Args and result are those of :func:`frn_mmdet.frn`."""
         x_wide = _centred(x, mean)
-        nu2 = x_wide.square().mean(spatial_dims(x), keepdim=True)
-        inv = (nu2 * share + per_channel(eps, x)).rsqrt()
+        inv = (mean_square(x_wide) * share + per_channel(eps, x)).rsqrt()
         y = _affine(x_wide, inv, weight, bias)
         if tau is not None:
             y = torch.maximum(y, per_channel(tau, x))

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from frn_mmdet import frn
+from frn_mmdet import frn, use_kernel
 from frn_mmdet.ops.definition import frn_definition
 
 # A new fixture for every example would only be the same kernel again.
@@ -284,6 +284,29 @@ def test_empty_batch(kernel):
     assert all(p.grad.eq(0).all() for p in params)
 
 
+@pytest.mark.parametrize('shape', [
+    (2, 3, 0, 5), (2, 3, 4, 0), (2, 3, 0), (2, 3, 2, 0, 2), (0, 3, 0, 0),
+    (2, 0, 4, 4)])
+@pytest.mark.parametrize('eps', [None, 1, 'C'])
+def test_maps_of_nothing_teach_nothing(kernel, shape, eps):
+    x = torch.zeros(shape, requires_grad=True)
+    channels = shape[1]
+    eps = torch.ones(channels if eps == 'C' else eps or 1)
+    inputs = [x, *(torch.ones(channels) for _ in range(3)), eps]
+    inputs = [value.requires_grad_() for value in inputs]
+    out = kernel(*inputs)
+    assert out.shape == shape
+    for value, grad in zip(inputs, torch.autograd.grad(out.sum(), inputs),
+                           strict=True):
+        assert torch.equal(grad, torch.zeros_like(value))
+    if kernel is frn:
+        first = torch.autograd.grad(
+            frn(*inputs).sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(
+            sum(g.sum() for g in first), inputs, allow_unused=True)
+        assert all(g is None or g.eq(0).all() for g in second)
+
+
 @pytest.mark.parametrize('spatial', [(6, 5), (3, 6, 5)])
 def test_channels_last_is_kept(kernel, spatial):
     layout = (
@@ -361,6 +384,71 @@ def test_rows_do_not_see_each_other(kernel):
     assert out[1, 2].isnan().all()
     out[1, 2] = clean[1, 2]
     assert torch.equal(out, clean)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, F64, torch.bfloat16,
+                                   torch.float16])
+@pytest.mark.parametrize('last', [False, True])
+@pytest.mark.parametrize('where', ['x', 'weight', 'bias', 'tau', 'eps',
+                                   'grad', 'x and tau'])
+def test_nan_comes_out_where_the_formula_has_it(kernel, dtype, last, where):
+    """Output and gradients; that of a NaN tau counts as not clipped."""
+    names = ('x', 'weight', 'bias', 'tau', 'eps')
+    inputs = dict(zip(names, tensors((2, 3, 7, 5)), strict=True))
+    inputs['grad'] = torch.randn(2, 3, 7, 5, dtype=F64)
+    for name in where.split(' and '):
+        inputs[name].data.view(-1)[1 if name != 'x' else 40] = torch.nan
+    grad = inputs.pop('grad').to(dtype)
+    x, weight, bias, tau, eps = inputs.values()
+    column = (1, 3, 1, 1)
+    y = (weight.view(column) * x / (
+        (x**2).mean((2, 3), keepdim=True) + eps.view(column)).sqrt()
+        + bias.view(column)).detach()
+    expected = torch.maximum(y, tau.detach().view(column))
+
+    x = x.detach().to(dtype)
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    values = [v.detach().requires_grad_()
+              for v in (x, weight, bias, tau, eps)]
+    out = kernel(*values)
+    assert torch.equal(out.isnan(), expected.isnan())
+    got = torch.autograd.grad(out, values, grad)
+    clipped = y < tau.view(column)
+    dtau = torch.where(clipped, grad.to(F64), 0).sum((0, 2, 3))
+    torch.testing.assert_close(
+        got[3], dtau, rtol=.1, atol=.1, equal_nan=True)
+    # A bias adds no more to the gradient of x than to x_hat.
+    bad = (y - bias.view(column)).isnan() & (where != 'bias')
+    rows = bad | grad.isnan() & ~clipped
+    assert torch.equal(got[0].isnan().any(3).any(2), rows.any(3).any(2))
+
+
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.bool, torch.int64,
+                                   torch.complex64, torch.float8_e4m3fn])
+@pytest.mark.parametrize('choice', ['plain', 'native'])
+def test_other_dtypes_are_refused(dtype, choice):
+    x, other = torch.ones(2, 8, 3, 3), torch.ones(8).to(dtype)
+    with use_kernel(choice):
+        with pytest.raises(ValueError, match=f'input has dtype {dtype}, exp'):
+            frn(x.to(dtype), torch.ones(8), torch.zeros(8))
+        for name in ('weight', 'bias', 'tau', 'eps', 'mean', 'var'):
+            given = dict(weight=torch.ones(8), bias=torch.ones(8))
+            given[name] = other
+            with pytest.raises(ValueError, match=f'FRN {name} has dtype'):
+                frn(x, **given)
+
+
+@pytest.mark.parametrize('name', ['weight', 'bias', 'tau', 'eps', 'mean',
+                                  'var'])
+@pytest.mark.parametrize('choice', ['plain', 'native'])
+def test_a_parameter_on_another_device_is_refused(name, choice):
+    """The kernel of a CPU would read memory that is not there."""
+    given = dict(weight=torch.ones(8), bias=torch.ones(8))
+    given[name] = torch.ones(8, device='meta')
+    with use_kernel(choice), pytest.raises(
+            ValueError, match=f'FRN {name} is on meta, but the input is on '):
+        frn(torch.randn(2, 8, 3, 3), **given)
 
 
 @pytest.mark.parametrize('shape', [(4, 8), (8, ), (1, 8, 2, 2, 2, 2)])

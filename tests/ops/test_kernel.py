@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -55,6 +56,54 @@ def test_use_kernel_holds_inside_alone():
     with pytest.raises(KeyError), use_kernel('plain'):
         raise KeyError
     assert kernel_for('cpu').name == 'cpp'
+
+
+def test_threads_that_overlap_keep_their_choices():
+    """The first to come in is the first to go out."""
+    inside, leave = threading.Event(), threading.Event()
+    names = []
+
+    def other():
+        with use_kernel('plain'):
+            names.append(kernel_for('cpu').name)
+            inside.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    inside.wait(60)
+    with use_kernel('native'):
+        names.append(kernel_for('cpu').name)
+        leave.set()
+        thread.join()
+        names.append(kernel_for('cpu').name)
+    assert names == ['plain', 'cpp', 'cpp']
+    assert kernel_for('cpu').name == 'cpp'
+
+
+def test_a_thread_without_a_choice_follows():
+    """As those of autograd and of nn.DataParallel have to."""
+    with ThreadPoolExecutor(1) as pool:
+        with use_kernel('plain'):
+            assert pool.submit(kernel_for, 'cpu').result().name == 'plain'
+        assert pool.submit(kernel_for, 'cpu').result().name == 'cpp'
+
+
+def test_compiled_code_follows_the_choice():
+    layer, x = FRN(3), torch.randn(2, 3, 4, 4)
+    seen = []
+
+    def backend(graph, _):
+        seen.append('frn_mmdet' in graph.code)
+        return graph
+
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+    with torch.no_grad():
+        compiled(x)
+        with use_kernel('plain'):
+            compiled(x)
+        compiled(x)
+    assert seen == [True, False]
 
 
 def test_the_choice_decides_what_runs():

@@ -119,6 +119,47 @@ def test_nan_stays(operation):
     assert z.isnan().tolist() == [[True, False, False]]
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, F64, torch.bfloat16,
+                                   torch.float16])
+@pytest.mark.parametrize('shape', [(3, 20), (2, 20, 3, 3), (2, 20, 5, 7)])
+@pytest.mark.parametrize('last', [False, True])
+def test_a_threshold_of_nan_shows(operation, dtype, shape, last):
+    """As in torch.maximum; its gradient is that of what is not clipped."""
+    x, tau = torch.randn(shape).to(dtype), torch.zeros(20)
+    x.view(-1)[5] = torch.nan
+    if last and len(shape) == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    tau[3] = tau[17] = torch.nan
+    z, dx, dtau = operation(x, tau, torch.ones_like(x))
+    true = expected(x, tau, torch.ones_like(x))
+    torch.testing.assert_close(z, true[0], equal_nan=True)
+    assert torch.equal(dx, true[1])
+    torch.testing.assert_close(dtau.to(F64), true[2])
+
+
+@pytest.mark.parametrize('shape', [(2, 3, 0, 5), (2, 3, 0), (0, 3, 0, 0),
+                                   (2, 0), (2, 0, 4, 4), (0, 3)])
+@pytest.mark.parametrize('one', [False, True])
+def test_maps_of_nothing_teach_nothing(operation, shape, one):
+    x = torch.zeros(shape)
+    z, dx, dtau = operation(x, torch.ones(1 if one else shape[1]), x)
+    assert z.shape == dx.shape == shape
+    assert torch.equal(dtau, torch.zeros(1 if one else shape[1]))
+
+
+@pytest.mark.parametrize('choice', ['plain', 'native'])
+def test_other_dtypes_and_devices_are_refused(choice):
+    x, tau = torch.ones(2, 3, 4, 4), torch.full((3, ), .5)
+    with use_kernel(choice):
+        for dtype in (torch.int64, torch.uint8, torch.bool, torch.complex64):
+            with pytest.raises(ValueError, match='TLU input has dtype torch'):
+                tlu(x.to(dtype), tau)
+            with pytest.raises(ValueError, match='TLU tau has dtype torch'):
+                tlu(x, tau.to(dtype))
+        with pytest.raises(ValueError, match='TLU tau is on meta'):
+            tlu(x, tau.to('meta'))
+
+
 @pytest.mark.parametrize('last', [False, True])
 def test_gradcheck_twice(last):
     x = torch.randn(2, 3, 5, 2, dtype=F64)
