@@ -5,9 +5,10 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import ConfigError
+from ..ops.check import check_dtype
 from ..ops.definition import compute_dtype, spatial_dims
 from ..registry import MODELS
+from .arguments import check, check_count, check_eps, is_number
 
 
 @ROOT_MODELS.register_module()
@@ -44,7 +45,7 @@ class BRN(_BatchNorm):
 
     Shape:
         (N, C, \*spatial), any float dtype; statistics are float32 for half
-        types. N may be 0, which changes no statistics.
+        types. Any size may be 0, which changes no statistics.
 
     Raises:
         ConfigError: If an argument is out of its range.
@@ -61,13 +62,20 @@ class BRN(_BatchNorm):
                  warmup_steps: int = 5000,
                  r_steps: int = 40000,
                  d_steps: int = 25000) -> None:
-        _check('momentum', momentum, 0 < momentum <= 1, 'over 0, at most 1')
-        _check('r_max', r_max, r_max >= 1, '1 or more')
-        _check('d_max', d_max, d_max >= 0, '0 or more')
-        _check('warmup_steps', warmup_steps, warmup_steps >= 0, '0 or more')
-        for name, steps in dict(r_steps=r_steps, d_steps=d_steps).items():
-            _check(name, steps, steps >= warmup_steps,
-                   f'warmup_steps ({warmup_steps}) or more')
+        check_count('BRN', 'num_features', num_features)
+        check_eps('BRN', eps)
+        check('BRN', 'momentum', momentum,
+              is_number(momentum) and 0 < momentum <= 1,
+              'a number over 0, at most 1')
+        for name, value, least, range_ in (
+                ('r_max', r_max, 1, '1'), ('d_max', d_max, 0, '0'),
+                ('warmup_steps', warmup_steps, 0, '0'),
+                ('r_steps', r_steps, warmup_steps,
+                 f'warmup_steps ({warmup_steps})'),
+                ('d_steps', d_steps, warmup_steps,
+                 f'warmup_steps ({warmup_steps})')):
+            check('BRN', name, value, is_number(value) and value >= least,
+                  f'a finite number, {range_} or more')
         super().__init__(num_features, eps=eps, momentum=momentum)
         self.r_max = r_max
         self.d_max = d_max
@@ -90,7 +98,7 @@ class BRN(_BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; in training also update the running statistics."""
         self._check_input_dim(x)
-        if not self.training or x.shape[0] == 0:
+        if not self.training or x.numel() == 0:
             return torch.batch_norm(x, self.weight, self.bias,
                                     self.running_mean, self.running_var,
                                     False, 0., self.eps, _cudnn())
@@ -122,17 +130,13 @@ class BRN(_BatchNorm):
             raise ValueError(
                 f'BRN of {self.num_features} channels takes (N, '
                 f'{self.num_features}, *spatial), got shape {tuple(x.shape)}')
+        check_dtype('BRN input', x)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""
         return (f'{super().extra_repr()}, r_max={self.r_max}, '
                 f'd_max={self.d_max}, warmup_steps={self.warmup_steps}, '
                 f'r_steps={self.r_steps}, d_steps={self.d_steps}')
-
-
-def _check(name: str, value: float, is_right: bool, range_: str) -> None:
-    if not is_right:
-        raise ConfigError(f'BRN {name} must be {range_}, got {value!r}')
 
 
 def _cudnn() -> bool:

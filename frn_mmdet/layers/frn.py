@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..ops import frn
 from ..registry import MODELS
+from .arguments import check, check_count, check_eps, check_flag, is_number
 from .mmcv_eps import eps_was_given
 
 EPS = 1e-6  # section 3.1
@@ -45,7 +46,7 @@ class FRN(nn.GroupNorm):
 
     Args:
         num_features (int): Channels C.
-        eps (float): Added to the mean square. Defaults to 1e-6.
+        eps (float): Added to the mean square, 0 or more. Defaults to 1e-6.
         learnable_eps (bool): Add ``|eps_l|``, one learnt number for the
             layer, initially 1e-4. Wanted where maps may be 1x1: there
             equation (1) is a sign function without gradient, which a larger
@@ -64,7 +65,9 @@ class FRN(nn.GroupNorm):
         (N, C, \\*spatial), 1 to 3 spatial dimensions, N may be 0.
 
     Raises:
-        ValueError: At call, if the input has another rank or other channels.
+        ConfigError: If an argument is out of its range.
+        ValueError: At call, if the input has another rank, other channels or
+            no float dtype.
     """
 
     # mmcv names layers by it: frn1, frn2, ... and their state-dict keys.
@@ -78,6 +81,10 @@ class FRN(nn.GroupNorm):
                  ref_eps: float | None = None) -> None:
         if not eps_was_given(self):
             eps = EPS
+        check_count('FRN', 'num_features', num_features)
+        check_eps('FRN', eps)
+        check_flag('FRN', 'learnable_eps', learnable_eps)
+        check_flag('FRN', 'tlu', tlu)
         super().__init__(num_features, num_features, eps=eps)
         self.num_features = num_features
         self.register_parameter(
@@ -102,10 +109,10 @@ class FRN(nn.GroupNorm):
         """Give the layer reference statistics, of mean 0 and variance 1.
 
         Raises:
-            ValueError: If ``ref_eps`` is not 0 or more.
+            ConfigError: If ``ref_eps`` is not 0 or more.
         """
-        if not ref_eps >= 0:
-            raise ValueError(f'FRN ref_eps must be 0 or more, got {ref_eps}')
+        check('FRN', 'ref_eps', ref_eps, ref_eps == math.inf
+              or (is_number(ref_eps) and ref_eps >= 0), '0 or more')
         like = self.weight.detach()
         self.ref_mean = torch.zeros_like(like)
         self.ref_var = torch.ones_like(like)

@@ -1,8 +1,11 @@
 """Layer normalisation of a feature map, as the FRN paper compares with."""
 
-from torch import nn
+from torch import Tensor, nn
 
+from ..ops.check import check_dtype
+from ..ops.definition import exported, per_channel
 from ..registry import MODELS
+from .arguments import check_count, check_eps
 
 
 @MODELS.register_module(name='LN')
@@ -15,11 +18,29 @@ class MapLayerNorm(nn.GroupNorm):
 
     Args:
         num_features (int): Channels C.
-        eps (float): Added to the variance. Defaults to 1e-5.
+        eps (float): Added to the variance, 0 or more. Defaults to 1e-5.
+
+    Raises:
+        ConfigError: If an argument is out of its range.
     """
 
     # Not GroupNorm's: the keys of a checkpoint tell LN from GN by it.
     _abbr_ = 'ln'
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        check_count('LN', 'num_features', num_features)
+        check_eps('LN', eps)
         super().__init__(1, num_features, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each image.
+
+        Raises:
+            ValueError: If ``x`` has no float dtype.
+        """
+        check_dtype('LN input', x)
+        if exported() or x.numel():
+            return super().forward(x)
+        # GroupNorm's gradients of parameters would be NaN.
+        y = x * per_channel(self.weight, x) + per_channel(self.bias, x)
+        return y.to(x.dtype)

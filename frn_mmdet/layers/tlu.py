@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..ops import tlu
 from ..registry import MODELS
+from .arguments import check_count
 
 
 @ROOT_MODELS.register_module()  # TLU, once the plugin is imported
@@ -28,18 +29,28 @@ class TLU(nn.Module):
 
     Shape:
         (N, C, \\*spatial) to the same shape and dtype.
+
+    Raises:
+        ConfigError: If there are no channels.
     """
 
     def __init__(self, num_features: int = 1, inplace: bool = False) -> None:
         super().__init__()
+        check_count('TLU', 'num_features', num_features)
         self.num_features = num_features
-        self.tau = nn.Parameter(torch.zeros(num_features))
+        self.tau = nn.Parameter(torch.empty(num_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the initial value (also after building on ``meta``)."""
+        nn.init.zeros_(self.tau)
 
     def forward(self, x: Tensor) -> Tensor:
         """Clamp ``x`` from below.
 
         Raises:
-            ValueError: If ``x`` has another number of channels.
+            ValueError: If ``x`` has another number of channels, or no float
+                dtype.
         """
         return tlu(x, self.tau)
 

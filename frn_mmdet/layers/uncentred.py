@@ -3,8 +3,10 @@
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
+from ..ops.check import check_dtype
 from ..ops.definition import compute_dtype, per_channel
 from ..registry import MODELS
+from .arguments import check, check_count, check_eps
 from .frn import EPS
 from .mmcv_eps import eps_was_given
 
@@ -21,11 +23,16 @@ class GFRN(nn.GroupNorm):
     Args:
         num_features (int): Channels C.
         num_groups (int): Groups; they divide C. Defaults to 32.
-        eps (float): Added to the mean square. Defaults to 1e-6.
+        eps (float): Added to the mean square, 0 or more. Defaults to 1e-6.
 
     Shape:
-        (N, C, \*spatial), N may be 0; statistics are float32 for half
-        types.
+        (N, C, \*spatial), any size may be 0; statistics are float32 for
+        half types.
+
+    Raises:
+        ConfigError: If an argument is out of its range.
+        ValueError: At call, if the input has another rank, other channels or
+            no float dtype.
     """
 
     _abbr_ = 'gfrn'
@@ -36,6 +43,12 @@ class GFRN(nn.GroupNorm):
                  eps: float = EPS) -> None:
         if not eps_was_given(self):
             eps = EPS
+        layer = type(self).__name__
+        check_count(layer, 'num_features', num_features)
+        check_count(layer, 'num_groups', num_groups)
+        check(layer, 'num_groups', num_groups, num_features % num_groups == 0,
+              f'a divisor of num_features ({num_features})')
+        check_eps(layer, eps)
         super().__init__(num_groups, num_features, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,6 +58,7 @@ class GFRN(nn.GroupNorm):
                 f'{type(self).__name__} of {self.num_channels} channels takes '
                 f'(N, {self.num_channels}, *spatial), got shape '
                 f'{tuple(x.shape)}')
+        check_dtype(f'{type(self).__name__} input', x)
         grouped = x.to(compute_dtype(x)).unflatten(
             1, (self.num_groups, self.num_channels // self.num_groups))
         dims = tuple(range(2, grouped.dim()))
@@ -61,7 +75,7 @@ class LFRN(GFRN):
 
     Args:
         num_features (int): Channels C.
-        eps (float): Added to the mean square. Defaults to 1e-6.
+        eps (float): Added to the mean square, 0 or more. Defaults to 1e-6.
     """
 
     _abbr_ = 'lfrn'
