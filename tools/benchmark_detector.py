@@ -26,7 +26,7 @@ import measure  # noqa: E402  (a script beside this one)
 
 from frn_mmdet.errors import ConfigError  # noqa: E402
 from frn_mmdet.markdown import table  # noqa: E402
-from frn_mmdet.switch.norms import read_norm  # noqa: E402
+from frn_mmdet.switch.norms import parse_norm_cfg, read_norm  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = [
@@ -44,7 +44,7 @@ def main(argv=None):
     logging.disable(logging.WARNING)
     torch.set_num_threads(args.threads)
     init_default_scope('mmdet')
-    if 'SyncBN' in args.norms:
+    if args.synced:
         start_group_of_one(args.device)
     rows = []
     for config in args.configs:
@@ -70,29 +70,19 @@ def parse_args(argv):
         help='values of model.norm_cfg: FRN, FRN+ReLU, '
         'GN:num_groups=8, ...')
     parser.add_argument(
-        '--batch-sizes', nargs='+', type=int, default=[1, 2, 4])
+        '--batch-sizes', nargs='+', type=measure.count, default=[1, 2, 4])
     parser.add_argument(
-        '--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'),
+        '--size', nargs=2, type=measure.count, metavar=('HEIGHT', 'WIDTH'),
         default=None, help='of the images; 800 1344 on a GPU, else 320 320')
-    parser.add_argument(
-        '--device', type=torch.device,
-        default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument(
-        '--threads', type=int, default=torch.get_num_threads(),
-        help='of the CPU')
-    parser.add_argument(
-        '--seconds', type=float, default=20.,
-        help='for each config and batch, training and inference each')
-    parser.add_argument('--json', type=Path, metavar='FILE')
+    measure.add_arguments(parser, 20., 'each config and batch')
     args = parser.parse_args(argv)
     args.configs = args.configs or CONFIGS
     gpu = args.device.type == 'cuda'
     args.size = args.size or ([800, 1344] if gpu else [320, 320])
-    if 'SyncBN' in args.norms and not gpu:
-        parser.error('--norms SyncBN: it trains on GPUs alone')
-    if min(args.batch_sizes) < 1:
-        parser.error('--batch-sizes: 1 image is the least, got '
-                     f'{min(args.batch_sizes)}')
+    args.synced = [norm for norm in args.norms
+                   if parse_norm_cfg(read_norm(norm)).synced]
+    if args.synced and not gpu:
+        parser.error(f'--norms {args.synced[0]}: it trains on GPUs alone')
     for config in args.configs:
         if not config.is_file():
             parser.error(f'no file {config}')
@@ -137,7 +127,12 @@ def measure_batch(config, batch, args):
 
 def build(config, norm, device):
     """Return the config's detector with another norm, in training mode."""
-    cfg = Config.fromfile(config)
+    try:
+        cfg = Config.fromfile(config)
+    except Exception as error:  # whatever a config may raise
+        raise ConfigError(f'{config} cannot be read: {error}') from error
+    if not cfg.get('model') or 'backbone' not in cfg.model:
+        raise ConfigError(f'{config} has no model with a backbone')
     cfg.model.norm_cfg = read_norm(norm)
     cfg.model.backbone.init_cfg = None  # nothing is downloaded
     torch.manual_seed(0)

@@ -80,31 +80,30 @@ def parse_args(argv):
     parser.add_argument(
         '--methods', nargs='+', choices=NAMES, default=None,
         help='all that are installed, if left out')
-    parser.add_argument(
-        '--device', type=torch.device,
-        default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument(
-        '--threads', type=int, default=torch.get_num_threads(),
-        help='of the CPU')
-    parser.add_argument(
-        '--seconds', type=float, default=5.,
-        help='for each shape and dtype, forward and training each')
-    parser.add_argument('--json', type=Path, metavar='FILE')
-    parser.add_argument('--plot', type=Path, metavar='FILE')
+    measure.add_arguments(parser, 5., 'each shape and dtype')
+    parser.add_argument('--plot', type=measure.file_to_write, metavar='FILE')
     args = parser.parse_args(argv)
     args.shapes = args.shapes or SHAPES[args.device.type]
+    if 'timm' in (args.methods or ()) and not has_timm():
+        parser.error('--methods timm: it is not installed')
+    if args.plot and args.plot.suffix not in ('.png', '.pdf', '.svg'):
+        parser.error(f'--plot {args.plot}: expected a name that ends in '
+                     '.png, .pdf or .svg')
     if args.plot and args.methods and 'BN+ReLU' not in args.methods:
         parser.error('--plot shows times relative to BN+ReLU, which '
                      '--methods leaves out')
     for shape in args.shapes:
-        try:
-            channels = [int(n) for n in shape.split('x')][1:-2]
-        except ValueError:
-            channels = []
-        if len(channels) != 1 or channels[0] % 32:
+        sizes = shape.split('x')
+        if len(sizes) != 4 or not all(n.isdecimal() and int(n) > 0
+                                      for n in sizes) or int(sizes[1]) % 32:
             parser.error(f'--shapes {shape}: expected NxCxHxW with whole '
-                         'numbers, C divisible by 32 (for GN)')
+                         'numbers from 1 up, C divisible by 32 (for GN)')
     return args
+
+
+def has_timm():
+    """Whether timm can be compared with."""
+    return importlib.util.find_spec('timm') is not None
 
 
 def measure_shape(shape, dtype, args):
@@ -195,7 +194,7 @@ def build(channels, args):
         'rms_norm': run_rms_norm,
         FLOOR: lambda x: x.clone(),
     }
-    if importlib.util.find_spec('timm') is not None:
+    if has_timm():
         from timm.layers import FilterResponseNormTlu2d
         methods['timm'] = layer(FilterResponseNormTlu2d(channels))
     chosen = args.methods or NAMES

@@ -1,8 +1,11 @@
-"""What the benchmarks share: time, memory, the machine, a file."""
+"""What the benchmarks share: arguments, time, memory, the machine, a file."""
 
+import argparse
 import ctypes
 import datetime
 import json
+import math
+import os
 import platform
 import statistics
 import time
@@ -12,6 +15,73 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import frn_mmdet
+
+
+def add_arguments(parser, seconds, of_what):
+    """Add what both benchmarks take.
+
+    Args:
+        parser (ArgumentParser): Of the benchmark.
+        seconds (float): Default of ``--seconds``.
+        of_what (str): What they are spent on, each.
+    """
+    parser.add_argument(
+        '--device', type=_device,
+        default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument(
+        '--threads', type=count, default=torch.get_num_threads(),
+        help='of the CPU')
+    parser.add_argument(
+        '--seconds', type=_seconds, default=seconds,
+        help=f'for {of_what}, training and inference each')
+    parser.add_argument('--json', type=file_to_write, metavar='FILE')
+
+
+def count(text):
+    """Read a whole number, 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not a whole number, 1 or more')
+    return int(text)
+
+
+def file_to_write(text):
+    """Read a path, before an hour of measuring ends in no file."""
+    path = Path(text)
+    there = next(p for p in (path.absolute(), *path.absolute().parents)
+                 if p.exists())
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f'{text} is a folder')
+    if not os.access(there, os.W_OK) or (
+            there != path.absolute() and not there.is_dir()):
+        raise argparse.ArgumentTypeError(f'{text} cannot be written')
+    return path
+
+
+def _seconds(text):
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not a number of seconds, 0 or more')
+    return seconds
+
+
+def _device(text):
+    try:
+        device = torch.device(text)
+        there = device.type == 'cpu' or (
+            device.type == 'cuda'
+            and (device.index or 0) < torch.cuda.device_count())
+    except RuntimeError:  # no device has such a name
+        there = False
+    if not there:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not here: cpu, or a GPU that PyTorch sees (cuda, '
+            'cuda:1)')
+    return device
 
 
 def interleave(functions, device, seconds, prepare=None):

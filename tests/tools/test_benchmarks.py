@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from frn_mmdet.errors import ConfigError
+
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / 'configs/demo/retinanet_r18_fpn_frn_shapes.py'
 
@@ -66,13 +68,44 @@ def test_groups_that_do_not_divide_are_one_sentence(tool):
     tool(*args[:3], 'GN:num_groups=8', *args[3:])
 
 
+@pytest.mark.parametrize('text, words', [
+    ('model = dict(', 'cannot be read'), ('x = 1', 'has no model'),
+    ('model = dict(type="frn_mmdet.RetinaNet")', 'has no model with a back'),
+])
+def test_no_detector_is_one_sentence(tmp_path, text, words):
+    main = runpy.run_path(str(ROOT / 'tools/benchmark_detector.py'))['main']
+    config = tmp_path / 'config.py'
+    config.write_text(text)
+    with pytest.raises(ConfigError, match=f'config.py {words}'):
+        main([str(config), '--norms', 'FRN', '--threads', '1'])
+
+
 @pytest.mark.parametrize('args, words', [
     (['benchmark_norm.py', '--shapes', '2x64x8'], ['2x64x8', 'NxCxHxW']),
     (['benchmark_norm.py', '--shapes', '2x63x8x8'], ['divisible by 32']),
     (['benchmark_norm.py', '--plot', 'x.png', '--methods', 'FRN+TLU'],
      ['BN+ReLU']),
     (['benchmark_detector.py', 'none.py'], ['no file none.py']),
-    (['benchmark_detector.py', '--batch-sizes', '0'], ['1 image', 'got 0']),
+    *((['benchmark_norm.py', '--shapes', shape], [shape, 'from 1 up'])
+      for shape in ('0x32x8x8', '2x0x8x8', '2x32x0x8', '2x-32x8x8',
+                    '2x32x8.5x8', '2x32x8x8x8', '')),
+    (['benchmark_norm.py', '--plot', 'x.foo'], ['x.foo', '.png, .pdf or']),
+    (['benchmark_norm.py', '--plot', 'x'], ['.png, .pdf or .svg']),
+    (['benchmark_norm.py', '--json', '/'], ['--json: / is a folder']),
+    (['benchmark_norm.py', '--json', '/dev/null/x'], ['cannot be written']),
+    *(([tool, '--device', name], [repr(name), 'is not here: cpu, or a GPU'])
+      for tool in ('benchmark_norm.py', 'benchmark_detector.py')
+      for name in ('foo', 'meta', 'mps', 'cuda:99', '')),
+    *(([tool, '--threads', number], [repr(number), '1 or more'])
+      for tool in ('benchmark_norm.py', 'benchmark_detector.py')
+      for number in ('0', '-1', '1.5', 'two')),
+    *(([tool, f'--seconds={number}'], [repr(number), '0 or more'])
+      for tool in ('benchmark_norm.py', 'benchmark_detector.py')
+      for number in ('nan', 'inf', '-1', 'soon')),
+    (['benchmark_detector.py', '--batch-sizes', '0'], ["'0'", '1 or more']),
+    (['benchmark_detector.py', '--size', '0', '64'], ["'0'", '1 or more']),
+    (['benchmark_detector.py', '--norms', 'SyncBN:eps=1.0', '--device',
+      'cpu'], ['SyncBN:eps=1.0', 'GPUs']),
     (['benchmark_detector.py', '--norms', 'SyncBN', '--device', 'cpu'],
      ['SyncBN', 'GPUs']),
 ])
