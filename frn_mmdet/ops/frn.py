@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .check import check_dtype, check_parameter
+from .check import FLOATS, check_dtype, check_parameter
 from .definition import frn_definition
 from .kernel import by_definition, is_native
 from .plain import PlainFRN
@@ -79,25 +79,26 @@ def _check(x, weight, bias, tau, eps, mean, var) -> None:
         raise ValueError(
             'FRN takes (N, C, *spatial) with 1 to 3 spatial dimensions, got '
             f'shape {tuple(x.shape)}')
-    check_dtype('FRN input', x)
-    channels = x.shape[1]
-    for name, value in (('FRN weight', weight), ('FRN bias', bias),
-                        ('FRN tau', tau), ('FRN mean', mean),
-                        ('FRN var', var)):
+    # Asked here, too, since a small map would notice every call.
+    if x.dtype not in FLOATS:
+        check_dtype('FRN input', x)
+    channels, device = x.shape[1], x.device
+    for name, value in (('weight', weight), ('bias', bias), ('tau', tau),
+                        ('mean', mean), ('var', var)):
         if value is None:
             continue
         if value.shape != (channels, ):
             raise ValueError(
-                f'{name} has shape {tuple(value.shape)}, but the input '
+                f'FRN {name} has shape {tuple(value.shape)}, but the input '
                 f'has {channels} channels (shape {tuple(x.shape)})')
-        check_parameter(name, value, x)
+        if value.dtype not in FLOATS or value.device != device:
+            check_parameter(f'FRN {name}', value, x)
+        if value.requires_grad and name in ('mean', 'var'):
+            raise ValueError(f'FRN {name} is given, not learnt: it must not '
+                             'require a gradient')
     if isinstance(eps, Tensor):
         if eps.shape not in ((1, ), (channels, )):
             raise ValueError(
                 f'FRN eps has shape {tuple(eps.shape)}, expected a float, '
                 f'(1,) or ({channels},)')
         check_parameter('FRN eps', eps, x)
-    for name, value in (('mean', mean), ('var', var)):
-        if value is not None and value.requires_grad:
-            raise ValueError(f'FRN {name} is given, not learnt: it must not '
-                             'require a gradient')
