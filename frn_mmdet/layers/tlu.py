@@ -11,13 +11,17 @@ from .arguments import check_count
 
 @ROOT_MODELS.register_module()  # TLU, once the plugin is imported
 @MODELS.register_module()  # frn_mmdet.TLU, which imports it
-class TLU(nn.Module):
+class TLU(nn.GroupNorm):
     r"""``max(x, tau)`` with a learnt threshold per channel (equation 3).
 
     Singh and Krishnan, section 3. With ``tau`` 0, its initial value, this is
     ReLU. Where a norm precedes it directly, let :class:`FRN` apply it
     (``tlu=True``); this layer is for every other place, such as after a
     residual add.
+
+    The base class says what its parameter is to mmengine, whose list of
+    layers is closed: thresholds behind an add get ``norm_decay_mult`` as
+    those in an :class:`FRN` do. It normalises nothing.
 
     Args:
         num_features (int): Channels C, or 1 for one threshold shared by all
@@ -35,15 +39,16 @@ class TLU(nn.Module):
     """
 
     def __init__(self, num_features: int = 1, inplace: bool = False) -> None:
-        super().__init__()
         check_count('TLU', 'num_features', num_features)
+        super().__init__(1, num_features, affine=False)
         self.num_features = num_features
         self.tau = nn.Parameter(torch.empty(num_features))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Set the initial value (also after building on ``meta``)."""
-        nn.init.zeros_(self.tau)
+        if 'tau' in self._parameters:  # GroupNorm's __init__ calls this, too
+            nn.init.zeros_(self.tau)
 
     def forward(self, x: Tensor) -> Tensor:
         """Clamp ``x`` from below.

@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmdet.models import detectors
 from mmdet.registry import MODELS
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import nn
 
@@ -147,6 +148,24 @@ def test_syncbn_alone_is_refused_in_training(small):
     with pytest.raises(ConfigError, match='SyncBN trains on GPUs in a proce'):
         model.train()
     small('RetinaNet', 'BN').train()
+
+
+@pytest.mark.parametrize('norm', ['FRN', 'BN'])
+def test_thresholds_decay_and_freeze_as_norms_do(small, norm):
+    """Those behind an add, too, which no norm has."""
+    model = small('RetinaNet', dict(type=norm, tlu=True))
+    wrapper = build_optim_wrapper(model, dict(
+        optimizer=dict(type='SGD', lr=.1, weight_decay=.1),
+        paramwise_cfg=dict(norm_decay_mult=0., bypass_duplicate=True)))
+    decay = {id(p): group['weight_decay']
+             for group in wrapper.param_groups for p in group['params']}
+    taus = {name: p for name, p in model.named_parameters()
+            if name.endswith('tau')}
+    assert any(name.endswith('tlu.tau') for name in taus)
+    assert {decay[id(tau)] for tau in taus.values()} == {0.}
+    frozen = small('RetinaNet', dict(type=norm, tlu=True, requires_grad=False))
+    assert not any(p.requires_grad for name, p in frozen.named_parameters()
+                   if name.endswith('tau'))
 
 
 def test_a_conversion_to_syncbn_does_not_pass_for_brn(small):
