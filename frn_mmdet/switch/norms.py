@@ -151,6 +151,8 @@ def read_norm(text: str) -> dict:
             raise ConfigError(
                 f'norm {text!r}: {pair!r} is not an argument; write '
                 'GN:num_groups=8')
+        if key in value:  # also type, which stands in front
+            raise ConfigError(f'norm {text!r}: {key!r} stands there twice')
         value[key] = _read_argument(text, argument)
     return value
 

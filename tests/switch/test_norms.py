@@ -2,7 +2,7 @@ import pytest
 from mmcv.cnn import build_norm_layer
 
 from frn_mmdet.errors import ConfigError
-from frn_mmdet.switch.norms import NORMS, parse_norm_cfg
+from frn_mmdet.switch.norms import NORMS, parse_norm_cfg, read_norm
 
 
 @pytest.mark.parametrize('name', NORMS)
@@ -50,6 +50,20 @@ def test_parts():
     assert parse_norm_cfg(dict(type='GN', parts='neck')).parts == ('neck', )
     both = parse_norm_cfg(dict(type='GN', parts=['neck', 'head'])).parts
     assert both == ('neck', 'head')
+
+
+@pytest.mark.parametrize('text, words', [
+    ('FRN:type=BN', ['FRN:type=BN', "'type'", 'twice']),
+    ('FRN:eps=1e-4:eps=1e-5', ["'eps'", 'twice']),
+    ('FRN+TLU:tlu=false', ["'tlu'", 'twice']),
+    ('FRN:eps', ["'eps'", 'GN:num_groups=8']),
+    ('FRN+XLU', ["'XLU'", 'TLU, ReLU']),
+])
+def test_a_word_that_is_no_norm(text, words):
+    with pytest.raises(ConfigError) as error:
+        read_norm(text)
+    for word in words:
+        assert word in str(error.value)
 
 
 @pytest.mark.parametrize('value, words', [

@@ -212,6 +212,7 @@ def refused(shapes, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize('args, words', [
     (['--norms', 'FRM'], ["'FRM'", 'FRN, BN']),
     (['--norms', 'FRN:eps=['], ["'['"]),
+    (['--norms', 'FRN:eps=tiny'], ['eps', "'tiny'"]),
     (['--norms', 'FRN:parts=backbone', 'FRN:parts=[backbone]'],
      ['FRN:parts=backbone and FRN:parts=[backbone]']),
     (['--lr', 'nan'], ['--lr', 'nan']),
