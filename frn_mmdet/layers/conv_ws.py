@@ -1,0 +1,157 @@
+"""A convolution with standardized weights."""
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.definition import exported
+from ..ops.kernel import by_definition
+from ..ops.standardize import standardize
+from ..registry import MODELS
+
+EPS = 1e-5  # mmcv's
+
+
+class _Kept(NamedTuple):
+    """A standardized weight, and of what it is."""
+
+    weight: Tensor
+    version: int
+    address: int
+    standardized: Tensor
+
+    def is_of(self, weight: Tensor, learns: bool) -> bool:
+        """Whether the weight is the same, as it was."""
+        return (self.weight is weight and self.version == weight._version
+                and self.standardized.requires_grad == learns
+                and self.address == weight.data_ptr()
+                and self.standardized.dtype == weight.dtype
+                and self.standardized.device == weight.device)
+
+
+@MODELS.register_module(name='ConvWS')
+class ConvWS(nn.Conv2d):
+    r"""``nn.Conv2d`` of ``(w - mean) / (std + eps)``, filter by filter.
+
+    Weight standardization (Qiao et al. 2019), with the parameters and values
+    of mmcv's ``ConvWS``, which has that name in the root registry. It takes
+    the common part out of the filters, as a centred norm takes it out of the
+    map, but looks at neither the batch nor the image.
+
+    The standardized weight is computed once, and again when the weight has
+    changed. In training that is once a step, however many levels of a
+    pyramid share the layer; a backward pass ends it. Not seen is a change by
+    way of ``.data`` in place, which PyTorch itself does not count, between
+    two calls without a backward pass; ``train()`` and ``eval()`` forget what
+    was kept.
+
+    Args:
+        *args: Those of ``nn.Conv2d``, also by keyword.
+        eps (float): Added to the deviation. Defaults to 1e-5.
+
+    Raises:
+        ValueError: If a filter has one element, whose deviation is 0 / 0.
+    """
+
+    def __init__(self, *args: Any, eps: float = EPS, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.weight[0].numel() < 2:
+            raise ValueError(
+                f'ConvWS of {self.in_channels} channels in {self.groups} '
+                'groups has filters of one element, which have no deviation')
+        self.eps = eps
+        self._kept: _Kept | None = None
+
+    @classmethod
+    def like(cls, conv: nn.Conv2d) -> 'ConvWS':
+        """A convolution as ``conv``, with the same parameters and hooks.
+
+        Raises:
+            ValueError: See the class.
+        """
+        with torch.device('meta'):
+            new = cls(conv.in_channels, conv.out_channels, conv.kernel_size,
+                      groups=conv.groups, eps=getattr(conv, 'eps', EPS))
+        new.__dict__.update(_without(conv, 'eps', '_kept'))
+        return new
+
+    def folded(self) -> nn.Conv2d:
+        """A plain convolution that gives the same, with the same hooks."""
+        conv = nn.Conv2d.__new__(nn.Conv2d)
+        conv.__dict__.update(_without(self, 'eps', '_kept'))
+        conv.weight = nn.Parameter(
+            standardize(self.weight, self.eps).detach(),
+            self.weight.requires_grad)
+        return conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        return self._conv_forward(x, self.standardized(), self.bias)
+
+    def standardized(self) -> Tensor:
+        """The weight that convolves, shape of ``weight``."""
+        weight = self.weight
+        learns = torch.is_grad_enabled() and weight.requires_grad
+        if exported() and not self.training and self._kept is not None:
+            return self._kept.standardized  # a constant of what is exported
+        if _is_untold(weight) or learns and _is_recomputed():
+            return standardize(weight, self.eps)
+        if self._kept is None or not self._kept.is_of(weight, learns):
+            kept = standardize(weight, self.eps)
+            if learns:  # its graph is for one backward pass
+                kept.register_hook(self._forget)
+            self._kept = _Kept(weight, weight._version, weight.data_ptr(),
+                               kept)
+        return self._kept.standardized
+
+    def _forget(self, grad: Tensor) -> None:
+        self._kept = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse a bias where there was none, as ``fuse_conv_bn`` gives.
+
+        Raises:
+            RuntimeError: Since the scaled weight would be standardized.
+        """
+        if name == 'bias' and isinstance(value, nn.Parameter) and (
+                self._parameters.get(name, value) is None):
+            raise RuntimeError(
+                'a norm cannot be folded into a convolution with standardized '
+                'weights; call frn_mmdet.fold_ws(model) before fuse_conv_bn')
+        super().__setattr__(name, value)
+
+    def train(self, mode: bool = True) -> 'ConvWS':
+        """As ``nn.Module.train``; what was kept is forgotten."""
+        self._kept = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict:
+        return dict(vars(self), _kept=None)
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``print(model)``."""
+        return f'{super().extra_repr()}, ws=True'
+
+
+def _is_untold(weight: Tensor) -> bool:
+    """Whether changes of a weight go uncounted, or it has no numbers."""
+    return (by_definition() or torch.compiler.is_compiling()
+            or weight.is_inference() or weight.is_meta)
+
+
+def _is_recomputed() -> bool:
+    """Whether what is kept for backward may be computed again there.
+
+    Activation checkpointing counts what a forward pass keeps, and both of
+    its passes have to keep the same. There is no public question for it.
+    """
+    return torch._C._autograd._top_saved_tensors_default_hooks(
+        True) is not None or torch._C._current_graph_task_id() != -1
+
+
+def _without(module: nn.Module, *names: str) -> dict[str, Any]:
+    """The attributes of a module, those that are dicts copied."""
+    return {key: copy.copy(value) if isinstance(value, dict) else value
+            for key, value in vars(module).items() if key not in names}
