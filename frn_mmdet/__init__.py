@@ -3,12 +3,12 @@
 from . import stack  # isort: skip  (first: it says what is missing)
 from .layers import FRN, TLU
 from .ops import frn, kernel_for, use_kernel
-from .switch import NormSite, norm_sites
+from .switch import NormSite, fold_ws, norm_sites
 from .version import __version__
 
 stack.allow_own_checkpoints()
 
 __all__ = [
-    'FRN', 'NormSite', 'TLU', '__version__', 'frn', 'kernel_for',
+    'FRN', 'NormSite', 'TLU', '__version__', 'fold_ws', 'frn', 'kernel_for',
     'norm_sites', 'use_kernel'
 ]

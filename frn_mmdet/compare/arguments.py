@@ -82,5 +82,5 @@ def _meaning(plan: NormPlan) -> tuple:
         name: parameter.default for name, parameter in
         inspect.signature(plan.norm.layer).parameters.items()}
     # scratch, since False, no pretrained weights, is 0 to Python.
-    return (plan.name, defaults | plan.norm_cfg, plan.tlu, set(plan.parts),
-            plan.scratch, plan.from_bn)
+    return (plan.name, defaults | plan.norm_cfg, plan.tlu, plan.ws,
+            set(plan.parts), plan.scratch, plan.from_bn)

@@ -15,6 +15,7 @@ from ..switch.config import bn_eps, set_norms
 from ..switch.mend import mend
 from ..switch.norms import NormPlan, parse_norm_cfg
 from ..switch.report import describe_stayed, describe_switch
+from ..switch.ws_mark import check_mark, ws_of_parts
 
 
 class NormSwitch:
@@ -29,11 +30,12 @@ class NormSwitch:
     Args:
         norm_cfg (str or dict, optional): The name of a norm, or a dict with
             ``type`` (the name), the layer's own arguments, ``tlu`` (whether
-            activations that follow a norm become TLU), ``parts`` (which
-            of backbone, neck, head) and ``from_bn`` (how FRN starts from
-            weights that were trained with BN: a number from 0 up, or False
-            for no pretrained weights). None: the detector is exactly
-            mmdet's.
+            activations that follow a norm become TLU), ``ws`` (whether the
+            convolutions that feed a norm have standardized weights),
+            ``parts`` (which of backbone, neck, head) and ``from_bn`` (how
+            FRN starts from weights that were trained with BN: a number from
+            0 up, or False for no pretrained weights). None: the detector is
+            exactly mmdet's.
         **kwargs: mmdet's arguments of the detector. They are not changed.
 
     Attributes:
@@ -69,7 +71,8 @@ class NormSwitch:
                 f'model.norm_cfg.num_groups: {error}; choose one that divides '
                 'the channels of every layer') from error
         outcome = self.switch_outcome = apply_plan(self, plan)
-        watch(self, plan, self._bn_eps)
+        self._ws = ws_of_parts(outcome.sites)
+        watch(self, plan, self._bn_eps, self._ws)
         self._norm_plan = plan
         print_log(describe_switch(plan, outcome, mended), logger='current')
         if outcome.stayed:
@@ -127,11 +130,13 @@ class NormSwitch:
                 "file, or None for the part's init_cfg to train from scratch")
         return super().loss(*args, **kwargs)
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args,
-                              **kwargs) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str,
+                              local_metadata: dict, *args, **kwargs) -> None:
         # Here, since mmengine does not call load_state_dict().
         if self._norm_plan is not None:
+            check_mark(local_metadata, state_dict, prefix, '', self._ws)
             prepare_state_dict(self, state_dict, prefix, '', self._norm_plan,
                                self._bn_eps)
             self._missing = []
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata,
+                                      *args, **kwargs)

@@ -22,6 +22,7 @@ from .tlu_plan import (
     plan_tlus,
     way_out,
 )
+from .ws import standardize_convs
 
 # Of one element these leave its sign, or nothing.
 OF_ONE_ELEMENT = (FRN, nn.InstanceNorm2d)
@@ -73,11 +74,15 @@ def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
         training = flow_of(model, training=True)
         flow.used |= training.used
         sites = _plan_or_leave(model, plan, flow, training, own, new, outcome)
+    if plan.ws:
+        count = standardize_convs(model, plan, flow, own | new.keys())
+        outcome.said.append(f'{count} convolutions that feed {plan.name} '
+                            'have standardized weights')
     for path, norm in new.items():
         replace_module(model, path, norm)
     place_tlus(model, sites)
     _describe(norms, own, new, flow, outcome)
-    if new or sites:
+    if new or sites or plan.ws:
         flow = flow_of(model)
     if plan.norm.batch:
         _keep_from_folding(model, plan, flow, outcome)

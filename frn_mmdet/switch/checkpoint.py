@@ -14,9 +14,11 @@ from .mend import pretrained_in
 from .norms import NormPlan, part_of
 from .same_norm import check_same_norm, check_thresholds
 from .sites import norms_of
+from .ws_mark import check_mark, mark
 
 
-def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float]) -> None:
+def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float],
+          ws: dict[str, bool]) -> None:
     """Let each module that weights may be loaded into see to them first.
 
     The detector itself sees by its own method; this is for its parts, into
@@ -29,7 +31,9 @@ def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float]) -> None:
         model (nn.Module): A detector, its norms switched.
         plan (NormPlan): What ``model.norm_cfg`` asks for.
         bn_eps (dict[str, float]): See :func:`~.from_bn.convert`.
+        ws (dict[str, bool]): See :func:`~.ws_mark.ws_of_parts`.
     """
+    mark(model, ws)
     for path, module in model.named_modules():
         if path and part_of(path) not in plan.parts:
             continue
@@ -39,8 +43,9 @@ def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float]) -> None:
                 if type(norm) is FRN:
                     norm.add_reference(plan.from_bn)
         if path and (checkpoint is not None or '.' not in path):
+            mark(module, ws)
             module.register_load_state_dict_pre_hook(
-                partial(_see_to, at=path, plan=plan, bn_eps=bn_eps))
+                partial(_see_to, at=path, plan=plan, bn_eps=bn_eps, ws=ws))
 
 
 def forget_missing(model: nn.Module) -> list[str]:
@@ -65,9 +70,11 @@ def forget_missing(model: nn.Module) -> list[str]:
     return missing
 
 
-def _see_to(module: nn.Module, state_dict: dict, prefix: str, *args, at: str,
-            plan: NormPlan, bn_eps: dict[str, float]) -> None:
+def _see_to(module: nn.Module, state_dict: dict, prefix: str,
+            metadata: dict, *args, at: str, plan: NormPlan,
+            bn_eps: dict[str, float], ws: dict[str, bool]) -> None:
     if not prefix:  # else the detector has seen to it as a whole
+        check_mark(metadata, state_dict, prefix, at, ws)
         prepare_state_dict(module, state_dict, prefix, at, plan, bn_eps)
 
 

@@ -57,6 +57,16 @@ NEW_VALUES = {
     'norm', '_scaled_dot_product_flash_attention_for_cpu', 'std', 'var',
     'var_mean'
 }
+# Convolutions and products, and what a map of sums of theirs is made by.
+PRODUCTS = {
+    '_convolution', 'addbmm', 'addmm', 'baddbmm', 'bmm', 'convolution',
+    'linear', 'mkldnn_convolution', 'mm'
+}
+SUMS = {
+    '_adaptive_avg_pool2d', 'add', 'avg_pool2d', 'cat', 'constant_pad_nd',
+    'div', 'max_pool2d_with_indices', 'mean', 'stack', 'sub', 'sum',
+    'upsample_bilinear2d', 'upsample_nearest2d'
+}
 # These are 0, or near it, for whatever is below a number. A TLU in front of
 # one is of no use, so none may be left behind a TLU, either.
 CLIPS = {
@@ -148,11 +158,15 @@ class Seen(NamedTuple):
         time (int): When, in calls of modules.
         fed_by (str or None): Path of the module that gave its input; None:
             an operation did.
+        convs (frozenset[str]): Paths of the modules with the convolutions,
+            or products of another kind, of which its input is made, by sums
+            and poolings at most.
     """
 
     shape: tuple
     time: int
     fed_by: str | None = None
+    convs: frozenset = frozenset()
 
 
 @dataclass
@@ -255,6 +269,7 @@ class _Watcher(TorchDispatchMode):
         self.flow = Flow()
         self.marks = WeakIdKeyDictionary()
         self.made_by = WeakIdKeyDictionary()
+        self.convs = WeakIdKeyDictionary()
         self.calls: list[Call] = []
         self.time = 0
 
@@ -281,6 +296,8 @@ class _Watcher(TorchDispatchMode):
             call = self.calls.pop()
             if isinstance(output, Tensor):
                 self.made_by.setdefault(output, path)
+                if _has_filters(module):  # a deformable one, say
+                    self.convs.setdefault(output, frozenset({path}))
             self._leave(call, output)
             return self._renamed(call, output)
 
@@ -316,7 +333,19 @@ class _Watcher(TorchDispatchMode):
             self._passed(name, args, given, output)
         elif name == 'relu':  # a module that acts on norms, too, perhaps
             self._acted(name, None, args[0], output, self.calls[-1:])
+        self._follow_convs(name, args, output)
         return output
+
+    def _follow_convs(self, name: str, args: tuple, output: Any) -> None:
+        if name in PRODUCTS:
+            convs = frozenset({self.calls[-1].path if self.calls else ''})
+        elif name in SAME_VALUES or name in SUMS:
+            convs = frozenset().union(*(
+                self.convs.get(x, ()) for x in tensors_in(args)))
+        else:
+            return
+        for x in tensors_in(output) if convs else ():
+            self.convs[x] = convs
 
     def _passed(self, name: str, args: tuple, given: list,
                 output: Any) -> None:
@@ -399,7 +428,8 @@ class _Watcher(TorchDispatchMode):
             self.flow.escaped.add(call.path)
         self.flow.norms.setdefault(
             call.path, Seen(tuple(output.shape), call.time,
-                            self.made_by.get(call.first)))
+                            self.made_by.get(call.first),
+                            self.convs.get(call.first, frozenset())))
         self._use([self.marks[x] for x in tensors_in(call.first)
                    if x in self.marks])
         mark = Mark(frozenset({call.path}))
@@ -455,6 +485,11 @@ class _Watcher(TorchDispatchMode):
         self._use(marks)
         if not whole:
             self.flow.escaped.update(*(mark.norms for mark in marks))
+
+
+def _has_filters(module: nn.Module) -> bool:
+    weight = module._parameters.get('weight')
+    return weight is not None and weight.dim() > 2
 
 
 def _follow_channels(name: str, args: tuple, x: Tensor, y: Tensor,

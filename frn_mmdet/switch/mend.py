@@ -1,10 +1,13 @@
 """Mend what a stock config would get silently wrong under another norm."""
 
+import re
 from typing import Any
 
+from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from mmdet.registry import MODELS
 from mmengine.model import PretrainedInit
 
+from ..layers import ConvWS
 from .config import (
     class_of,
     default_of,
@@ -58,16 +61,17 @@ def _mend_checkpoint(key: str, part: dict, plan: NormPlan) -> list[str]:
     if checkpoint is None:
         return unfreeze(key, part, plan)
     norm = _zoo_norm(checkpoint)
+    label = _label(part, plan)
     if plan.scratch:
         why = 'is not loaded, since from_bn is False'
     elif norm is None:
         return [f'{key}: {checkpoint} is your own and stays; it should '
-                f'have been trained with {plan.name}{_or_bn(plan)}']
-    elif _fits(norm, plan):
+                f'have been trained with {label}{_or_bn(plan)}']
+    elif _fits(norm, part, plan):
         return _converted(key, part, checkpoint, norm, plan)
     else:
-        why = (f'was trained with {norm}, which {plan.name} cannot go on '
-               'from, and is dropped')
+        why = (f'was trained with {norm}, which {label} cannot go on from, '
+               'and is dropped')
     drop_checkpoint(part)
     return [f'{key}: {checkpoint} {why}; training starts from scratch',
             *unfreeze(key, part, plan)]
@@ -167,7 +171,7 @@ def unfit_checkpoint(part: dict, plan: NormPlan) -> str | None:
     """
     checkpoint = pretrained(part)
     norm = None if checkpoint is None else _zoo_norm(checkpoint)
-    if norm is None or plan.scratch or _fits(norm, plan):
+    if norm is None or plan.scratch or _fits(norm, part, plan):
         return None
     return checkpoint
 
@@ -175,18 +179,33 @@ def unfit_checkpoint(part: dict, plan: NormPlan) -> str | None:
 def _zoo_norm(checkpoint: str) -> str | None:
     """The norm a zoo's checkpoint was trained with; None if not a zoo's.
 
-    The zoos name the norm where it is not BN: ``detectron/resnet50_gn``.
+    The zoos name the norm where it is not BN, and weight standardization:
+    ``detectron/resnet50_gn``, ``jhu/resnet50_gn_ws``.
     """
     if not checkpoint.startswith(ZOOS):
         return None
-    name = checkpoint.rpartition('/')[2].replace('-', '_')
-    return 'GN' if 'gn' in name.split('_') else 'BN'
+    words = re.split('[^a-z0-9]', checkpoint.rpartition('/')[2].lower())
+    return ('GN' if 'gn' in words else 'BN') + ('+WS' if 'ws' in words
+                                                else '')
 
 
-def _fits(zoo_norm: str, plan: NormPlan) -> bool:
-    if zoo_norm == 'GN':
+def _fits(zoo_norm: str, part: dict, plan: NormPlan) -> bool:
+    norm, _, zoo_ws = zoo_norm.partition('+')
+    if bool(zoo_ws) != _has_ws(part, plan):
+        return False
+    if norm == 'GN':
         return plan.name == 'GN' and plan.norm_cfg['num_groups'] == 32
     return plan.name in ('BN', 'SyncBN') or plan.converts
+
+
+def _label(part: dict, plan: NormPlan) -> str:
+    return f'{plan.name}+WS' if _has_ws(part, plan) else plan.name
+
+
+def _has_ws(part: dict, plan: NormPlan) -> bool:
+    """Whether a part's weights are standardized, by the plan or its config."""
+    conv_cfg = part.get('conv_cfg') or {}
+    return plan.ws or class_of(conv_cfg.get('type')) in (ConvWS, ConvWS2d)
 
 
 def _mend_shared_head(model_cfg: dict, plan: NormPlan) -> list[str]:

@@ -46,8 +46,8 @@ def check_layer_args(name: str, layer: type, args: dict) -> None:
         if key not in known:
             raise ConfigError(
                 f'model.norm_cfg: {name} takes no {key!r}; it takes '
-                f'{", ".join(known)}, tlu, parts, from_bn (a dict merges into '
-                'the dict of a base config unless it has _delete_=True)')
+                f'{", ".join(known)}, tlu, ws, parts, from_bn (a dict merges '
+                'into the dict of a base config unless it has _delete_=True)')
         _check_value(key, value, known[key])
 
 

@@ -58,8 +58,8 @@ NORMS = {
 }
 
 
-# What '+' in a norm's name asks for: the value of ``tlu``.
-ACTIVATIONS = {'TLU': True, 'ReLU': False}
+# What '+' in a norm's name asks for.
+PLUS = {'TLU': dict(tlu=True), 'ReLU': dict(tlu=False), 'WS': dict(ws=True)}
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class NormPlan:
         from_bn (float, False or None): How the norm starts from weights
             that were trained with BN, see :attr:`converts`. False: no
             checkpoint of the config is loaded. None: the norm has no way.
+        ws (bool): Whether the convolutions that feed a norm have
+            standardized weights.
     """
 
     name: str
@@ -81,6 +83,12 @@ class NormPlan:
     tlu: bool
     parts: tuple
     from_bn: float | bool | None = None
+    ws: bool = False
+
+    @property
+    def label(self) -> str:
+        """The norm, and whether it comes with standardized weights."""
+        return f'{self.name}+WS' if self.ws else self.name
 
     @property
     def norm(self) -> Norm:
@@ -90,7 +98,7 @@ class NormPlan:
     @property
     def converts(self) -> bool:
         """Whether weights that were trained with BN are converted."""
-        if self.scratch:
+        if self.scratch or self.ws:
             return False
         return self.name == 'BRN' or self.from_bn is not None
 
@@ -126,9 +134,9 @@ def read_norm(text: str) -> dict:
     """The value of ``model.norm_cfg`` that a word on a command line means.
 
     Args:
-        text (str): A norm, then perhaps an activation, then perhaps
-            arguments: ``FRN``, ``BN+TLU``, ``FRN:learnable_eps=true``,
-            ``GN:num_groups=8``.
+        text (str): A norm, then perhaps what comes with it, then perhaps
+            arguments: ``FRN``, ``BN+TLU``, ``FRN+ReLU+WS``,
+            ``FRN:learnable_eps=true``, ``GN+WS:num_groups=8``.
 
     Returns:
         dict: For :func:`parse_norm_cfg`, which checks it.
@@ -137,14 +145,16 @@ def read_norm(text: str) -> dict:
         ConfigError: If it is not written like that.
     """
     name, *pairs = text.split(':')
-    name, plus, activation = name.partition('+')
+    name, *more = name.split('+')
     value = dict(type=name)
-    if plus:
-        if activation not in ACTIVATIONS:
+    for word in more:
+        if word not in PLUS:
             raise ConfigError(
-                f'norm {text!r}: unknown activation {activation!r}; choose '
-                f'one of {", ".join(ACTIVATIONS)}')
-        value['tlu'] = ACTIVATIONS[activation]
+                f'norm {text!r}: unknown {word!r} behind +; choose '
+                f'{", ".join(PLUS)}')
+        if PLUS[word].keys() & value.keys():
+            raise ConfigError(f'norm {text!r}: {word!r} is one too many')
+        value |= PLUS[word]
     for pair in pairs:
         key, equals, argument = pair.partition('=')
         if not equals:
@@ -174,9 +184,9 @@ def parse_norm_cfg(value: str | dict) -> NormPlan:
 
     Args:
         value (str or dict): The name of a norm, or a dict with ``type`` (the
-            name), the layer's own arguments, ``tlu`` (bool), ``parts``
-            (one or several of backbone, neck, head) and ``from_bn`` (a
-            number from 0 up, or False).
+            name), the layer's own arguments, ``tlu`` and ``ws`` (bool),
+            ``parts`` (one or several of backbone, neck, head) and
+            ``from_bn`` (a number from 0 up, or False).
 
     Returns:
         NormPlan: The value with every default filled in.
@@ -199,11 +209,13 @@ def parse_norm_cfg(value: str | dict) -> NormPlan:
             f'{", ".join(NORMS)}')
     norm = NORMS[name]
     tlu = _check_bool('tlu', args.pop('tlu', norm.tlu))
+    ws = _check_bool('ws', args.pop('ws', False))
     parts = _check_parts(args.pop('parts', PARTS))
-    from_bn = _check_from_bn(name, norm, args.pop('from_bn', norm.from_bn))
+    from_bn = _check_from_bn(
+        name, norm, args.pop('from_bn', None if ws else norm.from_bn), ws)
     check_layer_args(name, norm.layer, args)
     norm_cfg = dict(type=norm.type, **{**norm.defaults, **args})
-    return NormPlan(name, norm_cfg, tlu, parts, from_bn)
+    return NormPlan(name, norm_cfg, tlu, parts, from_bn, ws)
 
 
 def _check_bool(key: str, value: Any) -> bool:
@@ -213,9 +225,15 @@ def _check_bool(key: str, value: Any) -> bool:
     return value
 
 
-def _check_from_bn(name: str, norm: Norm, value: Any) -> float | bool | None:
-    if value is False or value is None is norm.from_bn:
+def _check_from_bn(name: str, norm: Norm, value: Any,
+                   ws: bool) -> float | bool | None:
+    if value is False or value is None and (ws or norm.from_bn is None):
         return value
+    if ws:
+        raise ConfigError(
+            f'model.norm_cfg.from_bn: with ws=True it takes no {value!r}, '
+            'only False (from scratch): weights that were trained with BN '
+            'lose what standardization takes out of them')
     if norm.from_bn is None:
         able = [n for n, row in NORMS.items() if row.from_bn is not None]
         raise ConfigError(

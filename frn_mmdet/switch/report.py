@@ -21,7 +21,7 @@ def describe_switch(plan: NormPlan, outcome: Outcome,
     sites = outcome.sites
     norms = [site for site in sites if site.norm is not None]
     lines = [
-        f'model.norm_cfg: {plan.name}{_arguments(plan)}, '
+        f'model.norm_cfg: {plan.label}{_arguments(plan)}, '
         f'{"TLU" if plan.tlu else "no TLU"}, on {", ".join(plan.parts)}'
     ]
     for part in PARTS:

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from torch import nn
 
+from ..layers import ConvWS
 from .flow import Act, Flow
 from .norms import NORMS, is_norm
 from .small_run import flow_of
@@ -25,12 +27,15 @@ class NormSite(NamedTuple):
             the name of a function; None: nothing does; '?': nobody knows,
             since the norm, or what its output goes to, did not run.
         channels (int): Channels of the map there.
+        ws (bool): Whether the convolutions that feed the norm have
+            standardized weights.
     """
 
     path: str
     norm: str | None
     activation: str | None
     channels: int
+    ws: bool = False
 
 
 def norm_sites(model: nn.Module) -> list[NormSite]:
@@ -66,7 +71,10 @@ def sites_of(model: nn.Module, flow: Flow) -> list[NormSite]:
             path, norm_name(norms[path]),
             act_name(model, acts[path]) if path in acts else
             UNKNOWN if path in flow.escaped else None,
-            channels_of(norms[path]))
+            channels_of(norms[path]),
+            bool(seen.convs) and all(
+                is_standardized(model.get_submodule(conv))
+                for conv in seen.convs))
     for act in flow.acts:
         if act.mark is not None and not act.mark.pure:
             site = NormSite(owner_of(act.module), None, act_name(model, act),
@@ -77,6 +85,11 @@ def sites_of(model: nn.Module, flow: Flow) -> list[NormSite]:
     return sites + [
         NormSite(path, norm_name(norm), UNKNOWN, channels_of(norm))
         for path, norm in norms.items() if path not in flow.norms]
+
+
+def is_standardized(module: nn.Module) -> bool:
+    """Whether it is a convolution with standardized weights."""
+    return type(module) in (ConvWS, ConvWS2d)
 
 
 def norms_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

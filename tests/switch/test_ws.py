@@ -1,0 +1,277 @@
+"""Weight standardization by the key: where, what is refused, what loads."""
+
+import copy
+from pathlib import Path
+
+import mmdet
+import pytest
+import torch
+from mmcv.cnn import fuse_conv_bn
+from mmcv.cnn.bricks.conv_ws import ConvWS2d
+from mmdet.registry import MODELS
+from mmengine.model import ExponentialMovingAverage
+from mmengine.registry import init_default_scope
+from mmengine.runner import load_checkpoint
+from mmengine.runner.checkpoint import load_state_dict, save_checkpoint
+from torch import nn
+
+from frn_mmdet import FRN, fold_ws, norm_sites
+from frn_mmdet.errors import ConfigError
+from frn_mmdet.layers import ConvWS
+from frn_mmdet.switch.flow import watch_flow
+from frn_mmdet.switch.mend import mend
+from frn_mmdet.switch.norms import NORMS, parse_norm_cfg
+
+WS = dict(type='FRN', ws=True)
+# By its path: mmengine does not find a + in a name.
+GN_WS = str(Path(mmdet.__file__).parent / '.mim/configs/gn+ws'
+            / 'mask-rcnn_r50_fpn_gn-ws-all_2x_coco.py')
+
+
+def value_of(name, **more):
+    groups = dict(num_groups=4) if name in ('GN', 'GFRN') else {}
+    return dict(type=name, **groups, **more)
+
+
+@pytest.mark.parametrize('tlu', [True, False], ids=['TLU', 'ReLU'])
+@pytest.mark.parametrize('name', [name for name in NORMS if name != 'SyncBN'])
+@pytest.mark.parametrize('detector', ['RetinaNet', 'MaskRCNN'])
+def test_it_trains_with_every_norm(small, losses, detector, name, tlu):
+    """Two steps; what feeds a norm is standardized, what does not is not."""
+    model = small(detector, value_of(name, tlu=tlu, ws=True))
+    model.init_weights()
+    sites = [site for site in norm_sites(model) if site.norm]
+    assert all(site.ws for site in sites)
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    plain = sum(type(conv) is not ConvWS for conv in convs)
+    # Scores and boxes; a mask head's last, too, and RPN's first.
+    assert plain == (2 if detector == 'RetinaNet' else 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with torch.no_grad():
+        for module in model.modules():
+            if getattr(module, 'tau', None) is not None:
+                module.tau.fill_(-.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss = losses(model, size=256, with_mask=detector == 'MaskRCNN')
+        loss.backward()
+        assert loss.isfinite()
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+    taus = {name: parameter.grad.abs().sum()
+            for name, parameter in model.named_parameters()
+            if name.endswith('tau')}
+    assert bool(taus) == tlu
+    # A regression's level without a positive anchor learns nothing.
+    assert not [name for name, size in taus.items()
+                if size == 0 and 'reg_convs' not in name]
+
+
+def test_syncbn_builds_and_other_parts_stay(small):
+    model = small('RetinaNet', dict(type='SyncBN', ws=True, parts='neck'))
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            assert (type(module) is ConvWS) == path.startswith('neck'), path
+
+
+class Feeds(nn.Module):
+    """Convolutions that feed a norm by and by, and others."""
+
+    def __init__(self):
+        super().__init__()
+        for name in ('pooled', 'summed', 'added', 'catted', 'acted', 'gate'):
+            self.add_module(name, nn.Conv2d(8, 8, 3, padding=1))
+        self.bn1, self.bn2 = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+        self.bn3, self.bn4 = nn.BatchNorm2d(16), nn.BatchNorm2d(8)
+        self.bn5 = nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        a = self.bn1(nn.functional.max_pool2d(self.pooled(x), 2, 1))
+        b = self.bn2(self.summed(a) + self.added(a))
+        c = self.bn3(torch.cat([self.catted(b), b], 1))
+        d = self.bn4(self.acted(b).relu())
+        return c, self.bn5(b * self.gate(b).sigmoid()), d
+
+
+def test_what_feeds_a_norm():
+    model = Feeds()
+    flow = watch_flow(model, lambda m, _: [(
+        m(torch.randn(1, 8, 9, 9)), True)])
+    assert {path: set(seen.convs) for path, seen in flow.norms.items()} == {
+        'bn1': {'pooled'}, 'bn2': {'summed', 'added'}, 'bn3': {'catted'},
+        'bn4': set(), 'bn5': set()}
+
+
+@pytest.mark.parametrize('config, words', [
+    ('mmdet::dcnv2/faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco.py',
+     ['backbone.layer2.0.conv2', 'ModulatedDeformConv2dPack', "'backbone'"]),
+    ('mmdet::tood/tood_r50_fpn_1x_coco.py',
+     ['bbox_head.cls_decomp', 'TaskDecomposition', "'head'"]),
+    ('mmdet::detectors/cascade-rcnn_r50-sac_1x_coco.py',
+     ['backbone.conv1', 'ConvAWS2d', "'backbone'"]),
+])
+def test_what_cannot_be_is_named(build, config, words):
+    with pytest.raises(ConfigError) as error:
+        build(config, WS)
+    for word in [*words, 'cannot be standardized', 'ws=False']:
+        assert word in str(error.value)
+
+
+def test_a_filter_of_one_element_is_named(build):
+    class OneByOne(nn.Module):
+
+        def __init__(self, norm_cfg):
+            super().__init__()
+            self.conv = nn.Conv2d(256, 256, 1, groups=256)
+            self.norm = FRN(256)
+
+        def forward(self, xs):
+            return [self.norm(self.conv(x)) for x in xs]
+
+    MODELS.register_module(name='OneByOne', module=OneByOne, force=True)
+    with pytest.raises(ConfigError, match=r'neck\.1\.conv.* of one element'):
+        build('RetinaNet', WS, {'neck': [
+            dict(type='FPN', in_channels=[256, 512, 1024, 2048],
+                 out_channels=256, num_outs=5),
+            dict(type='OneByOne', norm_cfg=None)]})
+
+
+@pytest.mark.parametrize('norm, checkpoint, stays', [
+    ('GN', 'open-mmlab://jhu/resnet50_gn_ws', False),
+    (dict(type='GN', ws=True), 'open-mmlab://jhu/resnet50_gn_ws', True),
+    (dict(type='GN', ws=True), 'open-mmlab://detectron/resnet50_gn', False),
+    ('GN', 'open-mmlab://detectron/resnet50_gn', True),
+    (WS, 'open-mmlab://jhu/resnet50_gn_ws', False),
+    (WS, 'torchvision://resnet50', False),
+    (dict(type='BN', ws=True), 'torchvision://resnet50', False),
+    (dict(type='BRN', ws=True), 'torchvision://resnet50', False),
+    ('BN', 'torchvision://resnet50', True),
+], ids=str)
+def test_the_zoos_names_tell(stock, norm, checkpoint, stays):
+    init_default_scope('mmdet')
+    model = stock('RetinaNet').model
+    model.backbone.init_cfg.checkpoint = checkpoint
+    said = mend(model, parse_norm_cfg(norm))
+    assert (model.backbone.init_cfg is not None) == stays
+    assert any(checkpoint in line for line in said) == (not stays)
+    if not stays and 'ws' in checkpoint:
+        assert any('trained with GN+WS' in line for line in said)
+
+
+@pytest.mark.parametrize('norm, stays', [
+    ('GN', True), (dict(type='GN', ws=True), True), ('FRN', False),
+    (WS, False), ('BN', False)], ids=str)
+def test_stock_configs_with_ws(build, stock, norm, stays):
+    """Their convolutions are mmcv's, or ours of the same state and maps."""
+    init_default_scope('mmdet')
+    cfg = stock(GN_WS).model
+    mend(cfg, parse_norm_cfg(norm))
+    assert (cfg.backbone.init_cfg is not None) == stays
+    model = build(GN_WS, norm, {'backbone.init_cfg': None})
+    assert all(site.ws for site in norm_sites(model) if site.norm)
+    own = isinstance(norm, dict)
+    assert type(model.backbone.conv1) is (ConvWS if own else ConvWS2d)
+    if norm == dict(type='GN', ws=True):
+        stock_model = MODELS.build(dict(stock(GN_WS).model, backbone=dict(
+            stock(GN_WS).model.backbone, init_cfg=None)))
+        load_state_dict(model, stock_model.state_dict(), strict=True)
+        x = torch.randn(1, 3, 64, 64)
+        stock_model.eval()
+        model.eval()
+        with torch.no_grad():
+            for a, b in zip(model.extract_feat(x),
+                            stock_model.extract_feat(x), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture
+def through_a_file(tmp_path):
+
+    def _through(first, second, average=False):
+        path = str(tmp_path / 'model.pth')
+        if average:
+            first = ExponentialMovingAverage(first).module
+        save_checkpoint(dict(state_dict=first.state_dict()), path)
+        load_checkpoint(second, path)
+
+    return _through
+
+
+@pytest.mark.parametrize('average', [False, True])
+@pytest.mark.parametrize('saved, loaded, words', [
+    (WS, 'FRN', ['trained with weight', 'has none', 'ws=True']),
+    ('FRN', WS, ['trained without', 'has it', 'ws=False']),
+    (value_of('GN', ws=True), value_of('GN'), ['ws=True']),
+], ids=str)
+def test_a_checkpoint_says_what_it_is(small, through_a_file, saved, loaded,
+                                      words, average):
+    first, second = small('RetinaNet', saved), small('RetinaNet', loaded)
+    before = copy.deepcopy(second.state_dict())
+    with pytest.raises(ConfigError) as error:
+        through_a_file(first, second, average)
+    for word in words:
+        assert word in str(error.value)
+    assert all(torch.equal(value, before[key])
+               for key, value in second.state_dict().items())
+    with pytest.raises(ConfigError, match='standardization'):
+        load_state_dict(second.backbone, first.backbone.state_dict())
+    same = small('MaskRCNN', saved, seed=1)
+    through_a_file(first, same, average)
+    assert torch.equal(same.backbone.conv1.weight,
+                       first.backbone.conv1.weight)
+
+
+def test_parts_that_both_have_are_compared(small, through_a_file):
+    neck = dict(type='FRN', ws=True, parts=['neck', 'head'])
+    first = small('RetinaNet', neck)
+    with pytest.raises(ConfigError, match='the (neck|head) of the checkpo'):
+        through_a_file(first, small('RetinaNet', dict(
+            type='FRN', parts=['neck', 'head'])))
+    through_a_file(first, small('RetinaNet', neck))
+
+
+def test_weights_without_a_word_are_taken(small):
+    """Of other projects, mmcv's among them."""
+    first, second = small('RetinaNet', 'FRN'), small('RetinaNet', WS)
+    load_state_dict(second, dict(first.state_dict()), strict=True)
+
+
+@pytest.mark.parametrize('name', ['FRN', 'BN', 'GN'])
+def test_folded_it_gives_the_same(small, name):
+    model = small('RetinaNet', value_of(name, ws=True)).train()
+    x = torch.randn(2, 3, 256, 256)
+    with torch.no_grad():
+        for module in model.modules():  # statistics that fit
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 1.
+        model._forward(x)
+        model.eval()
+        want = [y for maps in model._forward(x) for y in maps]
+        folded = fold_ws(copy.deepcopy(model))
+        fused = fuse_conv_bn(copy.deepcopy(folded))
+        for other in (folded, fused):
+            assert not any(type(m) is ConvWS for m in other.modules())
+            got = [y for maps in other._forward(x) for y in maps]
+            for a, b in zip(got, want, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    if name == 'BN':
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+        with pytest.raises(RuntimeError, match='call frn_mmdet.fold_ws'):
+            fuse_conv_bn(copy.deepcopy(model))
+
+
+def test_from_bn_is_not_for_it():
+    with pytest.raises(ConfigError, match='from_bn: with ws=True it takes'):
+        parse_norm_cfg(dict(type='FRN', ws=True, from_bn=10))
+    plan = parse_norm_cfg(dict(type='FRN', ws=True, from_bn=False))
+    assert plan.scratch
+    assert not parse_norm_cfg(WS).converts
+    assert not parse_norm_cfg(dict(type='BRN', ws=True)).converts
+
+
+def test_weights_of_bn_are_refused(small):
+    bn = small('RetinaNet', dict(type='BN', parts='backbone'))
+    with pytest.raises(ConfigError, match='FRN .*checkpoint has BN there|'
+                       'standardization'):
+        load_state_dict(small('RetinaNet', WS), dict(bn.state_dict()))
