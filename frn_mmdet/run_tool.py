@@ -77,7 +77,10 @@ def _check_arguments(args: argparse.Namespace,
         path = getattr(args, what, None)
         if path not in (None, 'auto') and '://' not in path:
             _check_file(what, os.path.expanduser(path))
-    cfg = Config.fromfile(args.config)
+    try:
+        cfg = Config.fromfile(args.config)
+    except (SyntaxError, FileNotFoundError) as error:
+        raise ConfigError(f'config: {args.config}: {error}') from error
     try:
         cfg.merge_from_dict(args.cfg_options or {})
     except (KeyError, TypeError) as error:

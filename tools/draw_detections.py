@@ -73,7 +73,10 @@ def parse_args(argv):
     parser.add_argument(
         '--cfg-options', metavar='KEY=VALUE', nargs='+', action=DictAction,
         default=argparse.SUPPRESS, help='changes to the config')
-    args = parser.parse_args(argv)
+    try:
+        args = parser.parse_args(argv)
+    except (ValueError, AssertionError) as error:  # mmengine's DictAction
+        parser.error(f'--cfg-options: KEY=VALUE is wanted: {error}')
     if args.num < 1:
         parser.error(f'argument --num: {args.num} is not 1 or more')
     if not 0 <= args.score_thr <= 1:

@@ -10,6 +10,8 @@ from ..errors import ConfigError
 from ..switch.norms import NormPlan, parse_norm_cfg, read_norm
 from .cell import Cell
 
+LONGEST = 200  # letters of a folder's name; file systems take 255
+
 
 def check_numbers(batch_sizes: list[int], seeds: int,
                   lrs: list[float]) -> None:
@@ -58,7 +60,10 @@ def read_norms(norms: list[str], gpus: int) -> dict[str, NormPlan]:
                   'mean the same')
     _refuse_twins('--norms', norms, lambda norm: Cell(norm, 1, 1., 0).name,
                   'would share folders')
-    for plan in plans.values():
+    for norm, plan in plans.items():
+        if len(Cell(norm, 1, 1., 0).name) > LONGEST:
+            raise ConfigError(
+                f'--norms: {norm[:40]}... is too long for a name of a folder')
         if plan.synced and gpus < 2:
             raise ConfigError(
                 '--norms: SyncBN trains on 2 GPUs or more, here --gpus is '

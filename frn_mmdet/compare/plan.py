@@ -76,8 +76,9 @@ class Plan:
             self.lrs = self._lrs(lrs)
             for batch in batch_sizes:  # what cannot be written, fails here
                 self._check_steps(batch)
-                self.cell_config(
-                    Cell(norms[0], batch, self.lrs[0], 0), Path())
+                written = self.cell_config(
+                    Cell(norms[0], batch, self.lrs[0], 0), Path()).pretty_text
+                Config.fromstring(written, '.py')  # as a training reads it
         self._models = {norm: self._build(norm) for norm in norms}
 
     def cells(self, results: Mapping[Cell, dict]) -> list[Cell]:

@@ -4,10 +4,11 @@ A config may hold anything (YAML reads ``1e-4`` as a string), and a layer that
 took it would fail far from there, or train nothing.
 """
 
-import math
 from numbers import Integral, Real
 
 from ..errors import ConfigError
+
+LARGEST = 1e30  # that float32 can hold, with room for a square root
 
 
 def check(layer: str, name: str, value: object, is_right: bool,
@@ -23,9 +24,9 @@ def check(layer: str, name: str, value: object, is_right: bool,
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number, which True is not."""
+    """Whether it is a number up to LARGEST; neither True nor NaN is."""
     return (isinstance(value, Real) and not isinstance(value, bool)
-            and math.isfinite(value))
+            and abs(value) <= LARGEST)
 
 
 def check_eps(layer: str, eps: object) -> None:

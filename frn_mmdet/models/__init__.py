@@ -2,9 +2,7 @@
 
 from .detectors import CascadeRCNN, FasterRCNN, MaskRCNN, RetinaNet
 from .norm_switch import NormSwitch
-from .sep_bn_head import RetinaSepBNHead
 
 __all__ = [
-    'CascadeRCNN', 'FasterRCNN', 'MaskRCNN', 'NormSwitch', 'RetinaNet',
-    'RetinaSepBNHead'
+    'CascadeRCNN', 'FasterRCNN', 'MaskRCNN', 'NormSwitch', 'RetinaNet'
 ]

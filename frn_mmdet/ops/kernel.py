@@ -140,4 +140,4 @@ def _checked(choice: str, who: str) -> str:
 
 _natives: dict[str, Kernel] = {}
 _chosen: list[tuple[int, str]] = []  # (thread, choice), the last one last
-_default = _checked(os.environ.get(VARIABLE, 'auto'), VARIABLE)
+_default = _checked(os.environ.get(VARIABLE) or 'auto', VARIABLE)

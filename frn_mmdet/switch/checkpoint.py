@@ -101,8 +101,12 @@ def prepare_state_dict(module: nn.Module, state_dict: dict, prefix: str,
             reverse.
     """
     source = pretrained_in(getattr(module, 'init_cfg', None))
-    if source is not None and at:
-        _check_something_fits(module, state_dict, source, at)
+    if not at and not prefix:
+        _check_something_fits(module, state_dict, 'the checkpoint',
+                              'load_from', 'detector')
+    elif source is not None and at:
+        _check_something_fits(module, state_dict, source, f'{at}.init_cfg',
+                              at)
     conversion = None
     if plan.converts:
         conversion = convert(module, state_dict, prefix, at, plan, bn_eps)
@@ -122,11 +126,11 @@ def prepare_state_dict(module: nn.Module, state_dict: dict, prefix: str,
 
 
 def _check_something_fits(module: nn.Module, state_dict: dict, source: str,
-                          at: str) -> None:
-    """Refuse a part's own checkpoint that is of something else."""
-    layers = [key for key in module.state_dict()
-              if key.endswith('conv.weight') or key.endswith('.weight')]
-    if state_dict and not any(key in state_dict for key in layers):
+                          key: str, what: str) -> None:
+    """Refuse a checkpoint that is of something else."""
+    layers = [name for name in module.state_dict()
+              if name.endswith('.weight')]
+    if state_dict and not any(name in state_dict for name in layers):
         raise ConfigError(
-            f'{at}.init_cfg: nothing in {source} is of this {at}, its first '
-            f'key is {next(iter(state_dict))}; does it need a prefix?')
+            f'{key}: nothing in {source} is of this {what}, its first key is '
+            f'{next(iter(state_dict))}; does it need a prefix?')

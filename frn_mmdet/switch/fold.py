@@ -1,18 +1,26 @@
 """Keep a batch norm from being folded into a convolution that is not its.
 
 ``fuse_conv_bn`` (mmcv) goes by the order in which a module lists its
-children: a batch norm is folded into the last convolution before it. TOOD's
-head multiplies that convolution's weight itself, NAS-FCOS's neck puts the
-norm first. Their own norm is another; under BN a fold would be wrong.
+children: a batch norm is folded into the last convolution before it. It
+should not be where that convolution has a norm for each level (RetinaNet's
+and RTMDet's heads), does not feed the norm (TOOD's head multiplies its weight
+itself, NAS-FCOS's neck puts the norm first), or does something else with its
+weight (mmcv's ``ConvWS`` and ``ConvAWS``).
 """
+
+from collections import Counter
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..layers import ConvWS
 from .flow import Flow
+from .ws import PLAIN
 
 # The order of their children is the order in which they run.
 ORDERED = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+# Ours refuses to have a norm folded into it.
+FOLDABLE = (*PLAIN, ConvWS)
 
 
 def keep_from_folding(model: nn.Module, flow: Flow) -> list[str]:
@@ -25,13 +33,17 @@ def keep_from_folding(model: nn.Module, flow: Flow) -> list[str]:
     Returns:
         list[str]: Paths of the norms for which that cannot be done.
     """
+    owners = Counter(id(child) for module in model.modules()
+                     for child in module.children())
     left = []
     for path, owner in model.named_modules():
         for norm, conv in _folds(owner):
             own = f'{path}.{norm}' if path else norm
+            layer = getattr(owner, conv)
             seen = flow.norms.get(own)
-            if seen is None or seen.fed_by is not None and (
-                    model.get_submodule(seen.fed_by) is getattr(owner, conv)):
+            if seen is None or (
+                    seen.fed_by and model.get_submodule(seen.fed_by) is layer
+                    and type(layer) in FOLDABLE and owners[id(layer)] == 1):
                 continue
             if isinstance(owner, ORDERED):
                 left.append(own)

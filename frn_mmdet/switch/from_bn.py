@@ -8,7 +8,7 @@ Sequential. So no architecture has to be known by name.
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmcv.cnn.bricks.norm import build_norm_layer, infer_abbr
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..layers import FRN
 from ..layers.frn import EPS_L
-from .norms import NORMS, NormPlan
+from .norms import NORMS, NormPlan, part_of
 from .sites import norms_of
 
 WAY_OUT = ('give a whole checkpoint of the same architecture, or set '
@@ -106,9 +106,9 @@ def _other_norm(state_dict: dict, beside: str, postfix: str,
     return None
 
 
-def is_vector(value: Tensor | None) -> bool:
+def is_vector(value: Any) -> bool:
     """Whether it may be a norm's; a convolution's weight is none."""
-    return value is not None and value.dim() == 1
+    return isinstance(value, Tensor) and value.dim() == 1
 
 
 def _convs(owner: nn.Module, beside: str) -> list[str]:
@@ -328,9 +328,9 @@ def _check_all_there(places: list[Place], found: list[Place],
         if place.other:
             raise ConfigError(
                 f'the model has {plan.name} at {place.path} but the '
-                f'checkpoint has {place.other} there; leave {place.part!r} '
-                'out of model.norm_cfg.parts, or give a checkpoint trained '
-                f'with BN or {plan.name}')
+                f'checkpoint has {place.other} there; leave '
+                f'{part_of(place.part)!r} out of model.norm_cfg.parts, or '
+                f'give a checkpoint trained with BN or {plan.name}')
     mixed = [place for place in places
              if place.there and not place.bn and place.part in parts]
     lost = [place for place in fresh if place.part in parts and (
@@ -358,7 +358,7 @@ def _check_not_elsewhere(found: list[Place], fresh: list[Place],
             raise ConfigError(
                 f'the checkpoint has a BN at {norm.rpartition(".")[0]}, '
                 f'where the model has no {plan.name}, and none where it has; '
-                f'leave {part!r} out of model.norm_cfg.parts')
+                f'leave {part_of(part)!r} out of model.norm_cfg.parts')
 
 
 def _check_all_used(found: list[Place], state_dict: dict, prefix: str,

@@ -24,9 +24,6 @@ ZOOS = ('torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://',
         'modelzoo://', 'https://download.openmmlab.com/',
         'https://mmassets.onedl.ai/', 'https://download.pytorch.org/')
 
-# mmdet's RetinaSepBNHead, but its norms fold.
-SEP_BN_HEAD = 'frn_mmdet.RetinaSepBNHead'
-
 
 def mend(model_cfg: dict, plan: NormPlan) -> list[str]:
     """Change, in place, the settings that do not fit the plan's norm.
@@ -219,7 +216,6 @@ def _mend_shared_head(model_cfg: dict, plan: NormPlan) -> list[str]:
         return []
     cls = class_of(head['type'])
     if cls is MODELS.get('RetinaSepBNHead'):
-        head['type'] = SEP_BN_HEAD
         return []
     necks = model_cfg.get('neck') or {}
     levels = next((neck['num_outs'] for neck in (
@@ -229,7 +225,7 @@ def _mend_shared_head(model_cfg: dict, plan: NormPlan) -> list[str]:
         return [f'bbox_head: {cls.__name__} shares its {plan.name} over the '
                 'pyramid levels, whose statistics differ; expect a gap '
                 'between training and test']
-    head.update(type=SEP_BN_HEAD, num_ins=levels)
+    head.update(type='RetinaSepBNHead', num_ins=levels)
     head.pop('init_cfg', None)  # it takes none, and initialises alike
     return [f'bbox_head: RetinaHead -> RetinaSepBNHead, {plan.name} per '
             'pyramid level (an optim_wrapper.paramwise_cfg now needs '

@@ -5,11 +5,12 @@ first image. What a value should be is what the layer's signature says.
 """
 
 import inspect
-import math
 import typing
+from numbers import Integral
 from typing import Any
 
 from ..errors import ConfigError
+from ..layers.arguments import is_number
 
 # What a layer takes that is not the config's to say: its channels, what the
 # switch decides at each site, and where the layer lives.
@@ -19,7 +20,7 @@ KINDS = {bool: 'True or False', int: 'a whole number', float: 'a number'}
 # What is asked of a value, and whether it is so.
 RANGES = dict(
     eps=(' from 0 up', lambda x: x >= 0),
-    momentum=(' over 0, at most 1', lambda x: 0 < x <= 1),
+    momentum=(' from 0 to 1', lambda x: 0 <= x <= 1),
     num_groups=(' from 1 up', lambda x: x >= 1))
 
 
@@ -66,5 +67,4 @@ def _check_value(key: str, value: Any, annotation: Any) -> None:
 def _is_of(kind: type, value: Any) -> bool:
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
-    return isinstance(value, int if kind is int else (int, float)) and (
-        math.isfinite(value))
+    return is_number(value) and (kind is float or isinstance(value, Integral))

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..layers import BRN, FRN, GFRN, LFRN, TLU, MapLayerNorm
+from ..layers.arguments import LARGEST, is_number
 from .norm_args import check_layer_args
 
 PARTS = ('backbone', 'neck', 'head')
@@ -17,7 +18,6 @@ PARTS = ('backbone', 'neck', 'head')
 # How FRN starts where there are weights that were trained with BN: see
 # docs/studies/pretrained.md for the choice.
 FROM_BN = 10.
-LARGEST = 1e30  # that float32 can hold, and more than enough to be BN
 
 
 class Norm(NamedTuple):
@@ -239,8 +239,7 @@ def _check_from_bn(name: str, norm: Norm, value: Any,
         raise ConfigError(
             f'model.norm_cfg.from_bn: {name} takes no {value!r}, only False '
             f'(from scratch); a number is for {", ".join(able)}')
-    if isinstance(value, bool) or not isinstance(
-            value, (int, float)) or not 0 <= value <= LARGEST:
+    if not is_number(value) or value < 0:
         raise ConfigError(
             'model.norm_cfg.from_bn must be a number from 0 up to '
             f'{LARGEST:g}, or False for no pretrained weights, got {value!r}')

@@ -6,6 +6,7 @@ one side has not at all are nobody's loss: a head of another detector, a
 convolution more.
 """
 
+import inspect
 import re
 
 from mmcv.cnn.bricks.norm import infer_abbr
@@ -44,6 +45,7 @@ def check_same_norm(module: nn.Module, state_dict: dict, prefix: str,
             none, or a parameter of it that the other lacks.
     """
     _check_norms(module, state_dict, prefix, at, plan)
+    _check_not_elsewhere(module, state_dict, prefix, at, plan)
     _check_parameters(module, state_dict, prefix, at, plan)
     _check_lost_norms(module, state_dict, prefix, at, plan)
 
@@ -102,6 +104,31 @@ def _check_norms(module: nn.Module, state_dict: dict, prefix: str, at: str,
             f'{found}; {_way_out(bn_there, plan)}')
 
 
+def _check_not_elsewhere(module: nn.Module, state_dict: dict, prefix: str,
+                         at: str, plan: NormPlan) -> None:
+    """Refuse a list of layers that has the norms, but none where they are.
+
+    One for each pyramid level, say, where the model's levels share theirs.
+    """
+    missing, fit = {}, set()
+    for place in places_of(module, state_dict, prefix, at, plan):
+        path = place.own[len(prefix):-1].rpartition('.')[0].rpartition('.')[0]
+        if isinstance(module.get_submodule(path), nn.ModuleList):
+            if place.there:
+                fit.add(path)
+            missing.setdefault(path, place.path)
+    norm = re.compile(rf'\.{infer_abbr(plan.norm.layer)}\d*\.weight$')
+    for path in sorted(missing.keys() - fit):
+        other = next((key for key in state_dict if norm.search(key)
+                      and key.startswith(f'{prefix}{path}.')), None)
+        if other is not None:
+            raise ConfigError(
+                f'the checkpoint has {plan.name} at '
+                f'{other.rpartition(".")[0]}, where the model has none, and '
+                f'none at {missing[path]}, where it has; give a checkpoint '
+                'of the same architecture')
+
+
 def _way_out(bn_there: bool, plan: NormPlan) -> str:
     text = ('set model.norm_cfg to the norm it was trained with, or give a '
             f'checkpoint trained with {plan.name}')
@@ -125,12 +152,17 @@ def _check_parameters(module: nn.Module, state_dict: dict, prefix: str,
         mine, other = 'the model', 'the checkpoint'
         if name in there:
             mine, other = other, mine
-        argument, value = ARGUMENTS[name], name in there
         raise ConfigError(
             f'{mine} has {name} in the {plan.name} at '
-            f'{f"{at}.{path}" if at else path} but {other} has none; set '
-            f'model.norm_cfg.{argument}={value}, or give a checkpoint '
-            f'trained with {argument}={not value}')
+            f'{f"{at}.{path}" if at else path} but {other} has none; '
+            + _argument(plan, ARGUMENTS[name], name in there))
+
+
+def _argument(plan: NormPlan, name: str, value: bool) -> str:
+    if name not in inspect.signature(plan.norm.layer).parameters:
+        return 'give a whole checkpoint'
+    return (f'set model.norm_cfg.{name}={value}, or give a checkpoint '
+            f'trained with {name}={not value}')
 
 
 def _check_lost_norms(module: nn.Module, state_dict: dict, prefix: str,

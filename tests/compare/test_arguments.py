@@ -40,6 +40,12 @@ def test_norms_that_differ(one, other):
     assert list(read_norms([one, other], 0)) == [one, other]
 
 
+def test_a_name_that_no_folder_can_have():
+    text = sentence(lambda: read_norms([f'FRN:eps=0.{"0" * 280}1'], 0))
+    assert 'too long' in text
+    read_norms([f'FRN:eps=0.{"0" * 20}1'], 0)
+
+
 @pytest.mark.parametrize('args, words', [
     (([2, 0], 1, []), ['--batch-sizes', '0']),
     (([-1], 1, []), ['--batch-sizes', '-1']),

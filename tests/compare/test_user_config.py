@@ -42,6 +42,7 @@ def test_no_such_config(make_plan, config, words):
     ({'model.type': 'Nonsense'}, ['model.type', 'Nonsense']),
     ({'model.backbone.depth': 7}, ['cannot be built', '7']),
     ({'model.backbone': None}, ['cannot be built']),
+    ({'note': float('inf')}, ['config: ', "'inf'"]),  # as mmengine writes it
     ({'val_evaluator': None}, ['val_evaluator: ', 'has none']),
     ({'val_dataloader': None}, ['val_dataloader: ', 'has none']),
     ({'val_cfg': None}, ['val_cfg: ', 'has none']),

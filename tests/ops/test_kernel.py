@@ -124,6 +124,7 @@ def test_unknown_choices_are_refused():
 
 def test_the_environment_variable():
     assert "name='plain'" in python(ASK, FRN_MMDET_KERNEL='plain')
+    python('import frn_mmdet', FRN_MMDET_KERNEL='')  # as if it were not set
 
 
 def test_native_where_there_is_none_is_an_error():

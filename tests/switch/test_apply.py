@@ -136,6 +136,15 @@ def test_norms_over_tokens_are_left_alone_and_counted(build):
     model(torch.zeros(1, 3, 64, 64), mode='tensor')
 
 
+def test_a_width_that_does_not_fit_is_not_taken_for_tokens(build):
+    """The neck cannot run, so what it gives to the head is made up."""
+    with pytest.raises(ConfigError) as error:
+        build('RetinaNet', options=R18 | {
+            'neck.in_channels': [64, 64, 256, 512]})
+    assert 'to have 64 channels' in str(error.value)
+    assert 'tokens' not in str(error.value)
+
+
 def test_no_norm_is_added_over_points(build):
     """PointRend: a point's mask must not depend on the others drawn."""
     model = build('mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py',

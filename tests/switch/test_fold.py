@@ -22,9 +22,26 @@ class OwnProduct(nn.Module):
         return self.reduce.activate(self.reduce.norm(y))
 
 
+class Levels(nn.Module):
+    """One convolution for two maps, with a norm for each, as RTMDet's head."""
+
+    def __init__(self):
+        super().__init__()
+        norm = dict(type='BN')
+        self.first = ConvModule(4, 8, 3, norm_cfg=norm)
+        self.second = ConvModule(4, 8, 3, norm_cfg=norm)
+        self.second.conv = self.first.conv
+
+    def forward(self, x):
+        return self.first(x) + self.second(x + 1)
+
+
 MODULES = {
     'in its order': lambda: ConvModule(4, 8, 3, norm_cfg=dict(type='BN')),
     'its weight alone': OwnProduct,
+    'shared': Levels,
+    'standardized': lambda: ConvModule(
+        4, 8, 3, norm_cfg=dict(type='BN'), conv_cfg=dict(type='ConvWS')),
     'norm first': lambda: ConvModule(
         4, 8, 3, norm_cfg=dict(type='BN'), order=('norm', 'act', 'conv')),
     'act first': lambda: ConvModule(
@@ -37,7 +54,7 @@ def settled(module):
     torch.manual_seed(0)
     with torch.no_grad():
         for norm in module.modules():
-            if isinstance(norm, nn.BatchNorm2d):
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
                 norm.running_mean.normal_()
                 norm.running_var.uniform_(.5, 2.)
                 norm.weight.uniform_(.5, 2.)
@@ -68,6 +85,25 @@ def test_an_order_that_runs_is_left_and_named():
     flow = watch_flow(module, lambda m, _: [(m(x), True)])
     assert keep_from_folding(module, flow) == ['2']
     assert list(dict(module.named_children())) == ['0', '1', '2']
+
+
+@pytest.mark.parametrize('options', [
+    {}, {'bbox_head.type': 'RetinaSepBNHead', 'bbox_head.num_ins': 5}],
+    ids=['by the switch', "the config's own"])
+@pytest.mark.parametrize('norm', [
+    'BN', dict(type='BN', tlu=True), 'BRN'], ids=str)
+def test_a_norm_per_level_folds(small, norm, options):
+    """In every place: maps and head of the whole detector."""
+    model = settled(small('RetinaNet', norm, options))
+    x = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        want = [y for maps in model._forward(x) for y in maps]
+        folded = fuse_conv_bn(copy.deepcopy(model))
+        got = [y for maps in folded._forward(x) for y in maps]
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm)
+                   for m in folded.backbone.modules())
+    for a, b in zip(want, got, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * a.std())
 
 
 def test_tood_folds(build):

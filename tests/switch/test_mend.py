@@ -134,7 +134,7 @@ def test_parts_that_stay_are_not_mended(mended, stock):
 @pytest.mark.parametrize('norm', ['BN', 'SyncBN'])
 def test_a_shared_head_gets_a_batch_norm_per_level(mended, norm):
     model, said = mended('RetinaNet', norm)
-    assert model.bbox_head.type == SEP_BN_HEAD
+    assert model.bbox_head.type == 'RetinaSepBNHead'
     assert model.bbox_head.num_ins == 5
     assert len(said) == 1
     assert 'bypass_duplicate=True' in said[0]
@@ -189,7 +189,6 @@ def test_types_may_be_classes(stock, norm):
         'RetinaSepBNHead' if plan.norm.batch else 'RetinaHead')
 
 
-SEP_BN_HEAD = 'frn_mmdet.RetinaSepBNHead'
 C4 = 'mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py'
 
 
@@ -222,7 +221,7 @@ def test_weights_of_a_transformer_are_none_of_its_business(norm):
 
 
 @pytest.mark.parametrize('neck, head', [
-    ([dict(type='FPN', num_outs=5), dict(type='DyHead')], SEP_BN_HEAD),
+    ([dict(type='FPN', num_outs=5), dict(type='DyHead')], 'RetinaSepBNHead'),
     ([dict(type='DyHead')], 'RetinaHead'),
     (None, 'RetinaHead'),
 ])
@@ -233,4 +232,4 @@ def test_several_necks(neck, head):
     mend(model, parse_norm_cfg('BN'))
     assert model['bbox_head']['type'] == head
     assert model['bbox_head'].get('num_ins') == (
-        5 if head == SEP_BN_HEAD else None)
+        5 if head == 'RetinaSepBNHead' else None)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from mmcv.cnn import build_norm_layer
 
@@ -25,7 +26,11 @@ def test_tlu_follows_the_uncentred_norms_by_default(name):
 def test_a_dict_sets_the_layers_arguments():
     plan = parse_norm_cfg(dict(type='GN', num_groups=8, eps=.1))
     assert plan.norm_cfg == dict(type='GN', num_groups=8, eps=.1)
-    # PyTorch's cumulative average.
+    plan = parse_norm_cfg(dict(type='FRN', eps=np.float32(.5)))
+    assert plan.norm_cfg['eps'] == .5
+    # PyTorch's frozen statistics, and its cumulative average.
+    assert parse_norm_cfg(dict(type='BN', momentum=0)).norm_cfg == dict(
+        type='BN', momentum=0)
     assert parse_norm_cfg(dict(type='BN', momentum=None)).norm_cfg == dict(
         type='BN', momentum=None)
     plan = parse_norm_cfg(
@@ -98,7 +103,9 @@ def test_a_word_that_is_no_norm(text, words):
     (dict(type='IN', eps=float('inf')), ['eps', 'inf', 'from 0 up']),
     (dict(type='FRN', learnable_eps='yes'), ['learnable_eps', "'yes'"]),
     (dict(type='FRN', learnable_eps=1), ['learnable_eps', 'True or False']),
-    (dict(type='BN', momentum=2), ['momentum', '2', 'at most 1']),
+    (dict(type='BN', momentum=2), ['momentum', '2', 'from 0 to 1']),
+    (dict(type='FRN', eps=10**400), ['eps', 'a number']),
+    (dict(type='FRN', eps=1e200), ['eps', '1e+200']),
     (dict(type='BRN', momentum=None), ['momentum', 'None']),
     (dict(type='BRN', r_max='3'), ['r_max', "'3'", 'a number']),
     (dict(type='BRN', r_steps=1e4), ['r_steps', '10000.0', 'whole']),

@@ -128,6 +128,43 @@ def test_a_layer_that_loses_its_norm_is_refused(small, move, norm):
     assert 'roi_head.' in str(error.value)
 
 
+def test_a_checkpoint_of_nothing_here_is_refused(small, move):
+    """A backbone's own file, given as that of a detector, say."""
+    for norm in ('FRN', GN):
+        first, second = small('RetinaNet', norm), small('RetinaNet', norm)
+        state = first.backbone.state_dict()
+        with pytest.raises(ConfigError) as error:
+            move(None, second, state)
+        for word in ('load_from', 'of this detector', next(iter(state))):
+            assert word in str(error.value)
+        with pytest.raises(ConfigError, match='of this detector'):
+            load_state_dict(second, {'meta': {}})
+        load_state_dict(second, {})
+        load_state_dict(second, {f'backbone.{k}': v for k, v in state.items()})
+
+
+def test_norms_per_level_do_not_fit_a_shared_head(small, move):
+    """What tools/convert_checkpoint.py makes of a BN RetinaNet of ours."""
+    first = small('RetinaNet', 'FRN', {
+        'bbox_head.type': 'RetinaSepBNHead', 'bbox_head.num_ins': 5})
+    with pytest.raises(ConfigError) as error:
+        move(first, small('RetinaNet', 'FRN'))
+    text = str(error.value)
+    assert 'at bbox_head.cls_convs.0.0.frn, where the model has none' in text
+    assert 'none at bbox_head.cls_convs.0.frn' in text
+    move(first, small('MaskRCNN', 'FRN'))
+
+
+def test_a_gamma_that_is_missing_or_no_tensor(small):
+    state = dict(small('RetinaNet', 'FRN').state_dict())
+    del state['backbone.frn1.bias']
+    with pytest.raises(ConfigError, match=r'frn1.* give a whole checkpoint'):
+        load_state_dict(small('RetinaNet', 'FRN'), state)
+    state['backbone.frn1.weight'] = 3
+    with pytest.raises(ConfigError, match=r'has FRN at backbone\.frn1'):
+        load_state_dict(small('RetinaNet', 'FRN'), state)
+
+
 def test_a_bottleneck_is_no_basic_block(small, move):
     """Its second norm has a threshold, and there the model has a norm."""
     wide = {'backbone.depth': 50, 'neck.in_channels': [32, 64, 128, 256]}

@@ -23,6 +23,8 @@ def says(shapes, tmp_path, monkeypatch):
     monkeypatch.setenv('LOCAL_RANK', '0')  # mmdet's parser sets it
     Path('a.pth').touch()
     Path('file').touch()
+    Path('broken.py').write_text('model = (\n')
+    Path('orphan.py').write_text("_base_ = './none_base.py'\n")
 
     def _says(tool, *args):
         monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
@@ -67,6 +69,8 @@ def test_arguments_stand_in_any_order(says, args):
     (['train.py', 'none.py'], 'config: no file none.py'),
     (['train.py', '--work-dir', 'wd', 'none.py'], 'config: no file none.py'),
     (['train.py', '.'], 'config: no file .'),
+    (['train.py', 'broken.py'], 'config: broken.py: '),
+    (['train.py', 'orphan.py'], 'none_base.py'),
     (['train.py', C, '--resume', 'none.pth'], 'resume: no file none.pth'),
     (['test.py', C, 'none.pth'], 'checkpoint: no file none.pth'),
     (['train.py', '--cfg-options', 'a=1', C],
