@@ -38,6 +38,9 @@ def run_mmdet_tool(name: str, splits: tuple[str, ...]) -> None:
             _start_group_of_cpus()
         with checkpoints_explained():
             tool.main()
+        if torch.distributed.is_initialized():
+            # Or its threads may abort the process as it ends.
+            torch.distributed.destroy_process_group()
     except ConfigError as error:
         sys.exit(f'error: {error}')
     except OSError as error:

@@ -434,7 +434,7 @@ def test_folded_statistics_say_nothing_of_the_maps(build, bn_detector):
 
 @pytest.mark.parametrize('saved, loaded, words', [
     # a norm per pyramid level, in the plugin's own RetinaNet
-    ('BN', 'FRN', ['bbox_head.cls_convs.0.0.bn', "leave 'bbox_head' out"]),
+    ('BN', 'FRN', ['bbox_head.cls_convs.0.0.bn', "leave 'head' out"]),
     (dict(type='BN', parts=['backbone', 'neck'], tlu=True), 'FRN',
      ['threshold', 'the norm it was trained with']),
     (dict(type='BN', parts=['backbone', 'neck'], tlu=True),
@@ -454,7 +454,7 @@ def test_a_head_with_another_norm_is_refused(build):
     config = 'mmdet::atss/atss_r50_fpn_1x_coco.py'
     options = dict(R18, **{'backbone.init_cfg': None})
     state = build(config, None, options).state_dict()
-    with pytest.raises(ConfigError, match="has GN there; leave 'bbox_head'"):
+    with pytest.raises(ConfigError, match="has GN there; leave 'head'"):
         load_state_dict(build(config, 'FRN', options), state)
     model = build(config, dict(type='FRN', parts=['backbone', 'neck']),
                   options)
