@@ -79,7 +79,7 @@ def places_of(module: nn.Module, state_dict: dict, prefix: str, at: str,
         postfix = name.removeprefix(infer_abbr(plan.norm.layer))
         bn = next((f'{beside}{other}.' for other in (f'{BN}{postfix}', name)
                    if f'{beside}{other}.running_mean' in state_dict), None)
-        convs = _convs(module.get_submodule(path.rpartition('.')[0]), beside)
+        convs = convs_of(module.get_submodule(path.rpartition('.')[0]), beside)
         convs_there = any(f'{conv}.weight' in state_dict and not is_vector(
             state_dict[f'{conv}.weight']) for conv in convs)
         places.append(Place(
@@ -111,7 +111,7 @@ def is_vector(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() == 1
 
 
-def _convs(owner: nn.Module, beside: str) -> list[str]:
+def convs_of(owner: nn.Module, beside: str) -> list[str]:
     """The convolutions of a module, as a state dict names them."""
     return [f'{beside}{name}' for name, child in owner.named_children()
             if isinstance(child, nn.modules.conv._ConvNd)]

@@ -3,11 +3,9 @@
 import re
 from typing import Any
 
-from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from mmdet.registry import MODELS
 from mmengine.model import PretrainedInit
 
-from ..layers import ConvWS
 from .config import (
     class_of,
     default_of,
@@ -16,7 +14,7 @@ from .config import (
     planned_parts,
     takes,
 )
-from .norms import NormPlan
+from .norms import STANDARDIZED, NormPlan
 
 # Where OpenMMLab's, OneDL's and torchvision's checkpoints live; all other
 # paths are the user's own, and theirs to judge.
@@ -202,7 +200,7 @@ def _label(part: dict, plan: NormPlan) -> str:
 def _has_ws(part: dict, plan: NormPlan) -> bool:
     """Whether a part's weights are standardized, by the plan or its config."""
     conv_cfg = part.get('conv_cfg') or {}
-    return plan.ws or class_of(conv_cfg.get('type')) in (ConvWS, ConvWS2d)
+    return plan.ws or class_of(conv_cfg.get('type')) in STANDARDIZED
 
 
 def _mend_shared_head(model_cfg: dict, plan: NormPlan) -> list[str]:

@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import mmcv.cnn
 import yaml
+from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import nn
 
 from ..errors import ConfigError
-from ..layers import BRN, FRN, GFRN, LFRN, TLU, MapLayerNorm
+from ..layers import BRN, FRN, GFRN, LFRN, TLU, ConvWS, MapLayerNorm
 from ..layers.arguments import LARGEST, is_number
 from .norm_args import check_layer_args
 
@@ -111,6 +112,10 @@ class NormPlan:
     def synced(self) -> bool:
         """Whether the GPUs of a process group share statistics."""
         return self.name == 'SyncBN'
+
+
+# Convolutions with standardized weights: ours, and that of stock configs.
+STANDARDIZED = (ConvWS, ConvWS2d)
 
 
 def is_norm(module: nn.Module) -> bool:

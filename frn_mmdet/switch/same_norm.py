@@ -13,7 +13,7 @@ from mmcv.cnn.bricks.norm import infer_abbr
 from torch import nn
 
 from ..errors import ConfigError
-from .from_bn import is_vector, places_of
+from .from_bn import Place, convs_of, is_vector, places_of
 from .norms import NormPlan, is_norm, part_of
 from .sites import norms_of
 
@@ -44,8 +44,9 @@ def check_same_norm(module: nn.Module, state_dict: dict, prefix: str,
         ConfigError: If, in a layer that both have, one has another norm or
             none, or a parameter of it that the other lacks.
     """
-    _check_norms(module, state_dict, prefix, at, plan)
-    _check_not_elsewhere(module, state_dict, prefix, at, plan)
+    places = places_of(module, state_dict, prefix, at, plan)
+    _check_norms(places, state_dict, plan)
+    _check_not_elsewhere(places, module, state_dict, prefix, plan)
     _check_parameters(module, state_dict, prefix, at, plan)
     _check_lost_norms(module, state_dict, prefix, at, plan)
 
@@ -85,9 +86,9 @@ def check_thresholds(module: nn.Module, state_dict: dict, prefix: str,
                     'a checkpoint trained with tlu=False'))
 
 
-def _check_norms(module: nn.Module, state_dict: dict, prefix: str, at: str,
+def _check_norms(places: list[Place], state_dict: dict,
                  plan: NormPlan) -> None:
-    for place in places_of(module, state_dict, prefix, at, plan):
+    for place in places:
         bn_there = place.bn is not None and not plan.norm.batch
         if place.there and not bn_there:
             continue
@@ -104,14 +105,15 @@ def _check_norms(module: nn.Module, state_dict: dict, prefix: str, at: str,
             f'{found}; {_way_out(bn_there, plan)}')
 
 
-def _check_not_elsewhere(module: nn.Module, state_dict: dict, prefix: str,
-                         at: str, plan: NormPlan) -> None:
+def _check_not_elsewhere(places: list[Place], module: nn.Module,
+                         state_dict: dict, prefix: str,
+                         plan: NormPlan) -> None:
     """Refuse a list of layers that has the norms, but none where they are.
 
     One for each pyramid level, say, where the model's levels share theirs.
     """
     missing, fit = {}, set()
-    for place in places_of(module, state_dict, prefix, at, plan):
+    for place in places:
         path = place.own[len(prefix):-1].rpartition('.')[0].rpartition('.')[0]
         if isinstance(module.get_submodule(path), nn.ModuleList):
             if place.there:
@@ -193,7 +195,6 @@ def _is_conv_without_norm(module: nn.Module, path: str, state_dict: dict,
         owner = module.get_submodule(path)
     except AttributeError:
         return False
-    convs = [name for name, child in owner.named_children()
-             if isinstance(child, nn.modules.conv._ConvNd)]
-    return any(f'{stem}.{name}.weight' in state_dict for name in convs) and (
+    convs = convs_of(owner, f'{stem}.')
+    return any(f'{conv}.weight' in state_dict for conv in convs) and (
         not any(is_norm(child) for child in owner.children()))

@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from torch import nn
 
-from ..layers import ConvWS
 from .flow import Act, Flow
-from .norms import NORMS, is_norm
+from .norms import NORMS, STANDARDIZED, is_norm
 from .small_run import flow_of
 
 UNKNOWN = '?'  # in place of an activation
@@ -89,7 +87,7 @@ def sites_of(model: nn.Module, flow: Flow) -> list[NormSite]:
 
 def is_standardized(module: nn.Module) -> bool:
     """Whether it is a convolution with standardized weights."""
-    return type(module) in (ConvWS, ConvWS2d)
+    return type(module) in STANDARDIZED
 
 
 def norms_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
