@@ -46,7 +46,7 @@ setup(
     ],
     packages=find_packages(include=['frn_mmdet', 'frn_mmdet.*']),
     # Compiled on first use, against the torch that is there: see ops/cpu.py.
-    package_data={'frn_mmdet.ops': ['cpu.cpp']},
+    package_data={'frn_mmdet.ops': ['*.cpp', '*.h']},
     python_requires='>=3.10',
     # Two families of packages provide mmengine, mmcv and mmdet under the same
     # import names. Requiring one would break an installation of the other, so

@@ -2,23 +2,10 @@
 // backward reads the input and the gradient and writes one gradient. And TLU
 // alone, for behind a residual add, which keeps one bit an element.
 //
-// Compiled on first use by cpu.py. The operators are declared in library.py;
-// definition.py says what they compute. T is the dtype of the maps, A that of
-// statistics and arithmetic: float for half types.
-//
-// Sums run over fixed blocks in A, which join in double, so that neither the
-// length of a row nor the number of threads shows in a result.
+// Compiled on first use by cpu.py, with the headers beside it. The operators
+// are declared in library.py; definition.py says what they compute.
 
-#include <ATen/Dispatch.h>
-#include <ATen/OpMathType.h>
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/cpu/vec/functional.h>
-#include <ATen/cpu/vec/vec.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -26,21 +13,20 @@
 #include <limits>
 #include <optional>
 #include <tuple>
-#include <type_traits>
 #include <vector>
+
+#include "blocks.h"
+#include "standardize.h"
 
 namespace {
 
-using at::Tensor;
 using Optional = std::optional<Tensor>;
 using Forward = std::tuple<Tensor, Tensor>;
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// Elements that a sum in A spans (in channels_last, where it has one lane in
-// place of eight, pixels), and the least that a thread is worth.
-constexpr int64_t kBlock = 256;
+// Pixels that a sum in A spans in channels_last, where it has one lane in
+// place of eight.
 constexpr int64_t kStrip = 64;
-constexpr int64_t kGrain = 32768;
 
 // (N, C, *spatial) as the loops see it.
 struct Map {
@@ -52,15 +38,6 @@ struct Map {
                                     x.sizes().end())) {}
   int64_t rows() const { return images * channels; }
 };
-
-// Also stated in library.py, for the fake tensors of torch.compile.
-at::MemoryFormat format_of(const Tensor& x) {
-  const auto last = x.dim() == 5 ? at::MemoryFormat::ChannelsLast3d
-                                 : at::MemoryFormat::ChannelsLast;
-  const bool is_last =
-      x.dim() >= 4 && !x.is_contiguous() && x.is_contiguous(last);
-  return is_last ? last : at::MemoryFormat::Contiguous;
-}
 
 template <typename A>
 Tensor in_dtype(const Tensor& parameter) {
@@ -120,63 +97,6 @@ class Parameters {
   const int64_t eps_step_;
   const A* const mean_data_;
 };
-
-// Half types are widened to blocks of A and narrowed again; a map that is of
-// A already is read and written in place.
-
-template <typename T, typename A>
-class Reader {
- public:
-  // n <= kBlock elements, good until the next call.
-  const A* operator()(const T* from, int64_t n) {
-    if constexpr (std::is_same_v<T, A>) {
-      return from;
-    } else {
-      int64_t i = 0;
-      at::vec::Vectorized<A> lanes;
-      for (; i + lanes.size() <= n; i += lanes.size()) {
-        at::vec::load_to_float<T>(from + i, lanes);
-        lanes.store(block_ + i);
-      }
-      for (; i < n; ++i) {
-        block_[i] = static_cast<A>(from[i]);
-      }
-      return block_;
-    }
-  }
-
- private:
-  A block_[kBlock];
-};
-
-template <typename T, typename A>
-class Writer {
- public:
-  // Where n elements for `to` are to be put before write(to, n).
-  A* place(T* to) {
-    if constexpr (std::is_same_v<T, A>) {
-      return to;
-    } else {
-      return block_;
-    }
-  }
-  void write(T* to, int64_t n) {
-    if constexpr (!std::is_same_v<T, A>) {
-      at::vec::convert(block_, to, n);
-    }
-  }
-
- private:
-  A block_[kBlock];
-};
-
-// f(begin, n) for the blocks of `size` elements.
-template <typename F>
-void for_blocks(int64_t size, const F& f) {
-  for (int64_t begin = 0; begin < size; begin += kBlock) {
-    f(begin, std::min(kBlock, size - begin));
-  }
-}
 
 // Equations (2) and (3). Backward clips where forward did because both ask
 // here, and because the compiler may not contract it (-ffp-contract=off).
@@ -705,13 +625,6 @@ std::tuple<Tensor, Tensor> tlu_backward(const Tensor& grad, const Tensor& bits,
 // Autograd in C++, since at batch 1 the Python around a small map would take
 // longer than the map. library.py has the same for other devices.
 
-template <typename F>
-auto operator_of(const char* name) {
-  return c10::Dispatcher::singleton()
-      .findSchemaOrThrow(name, "")
-      .typed<F>();
-}
-
 const auto& frn_operator() {
   static const auto op = operator_of<decltype(frn)>("frn_mmdet::frn");
   return op;
@@ -804,8 +717,11 @@ TORCH_LIBRARY_IMPL(frn_mmdet, CPU, m) {
   m.impl("frn_backward", frn_backward);
   m.impl("tlu", tlu);
   m.impl("tlu_backward", tlu_backward);
+  m.impl("standardize", standardize);
+  m.impl("standardize_backward", standardize_backward);
 }
 
 TORCH_LIBRARY_IMPL(frn_mmdet, AutogradCPU, m) {
   m.impl("frn", frn_autograd);
+  m.impl("standardize", standardize_autograd);
 }

@@ -24,6 +24,7 @@ from mmengine.logging import print_log
 from . import library  # noqa: F401  (declares what cpu.cpp implements)
 
 SOURCE = Path(__file__).with_suffix('.cpp')
+HEADERS = [SOURCE.with_name(name) for name in ('blocks.h', 'standardize.h')]
 FLAGS = [
     '-std=c++20', '-O3', '-fopenmp', '-fPIC', '-shared',
     # Forward and backward must round alike, in every loop: see cpu.cpp.
@@ -127,7 +128,8 @@ def _key(command: list[str]) -> str:
              *platform.libc_ver()]
     if any('native' in word for word in command):  # -march=native
         parts.append(_cpu_flags())
-    return _digest(os.fsencode('\n'.join(parts)) + SOURCE.read_bytes())
+    code = [path.read_bytes() for path in (SOURCE, *HEADERS)]
+    return _digest(os.fsencode('\n'.join(parts)) + b''.join(code))
 
 
 def _cpu_flags() -> str:

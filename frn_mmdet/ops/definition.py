@@ -1,4 +1,4 @@
-"""The paper's equations in plain PyTorch: what every kernel must equal."""
+"""The papers' equations in plain PyTorch: what every kernel must equal."""
 
 import torch
 from torch import Tensor
@@ -28,6 +28,14 @@ def frn_definition(x: Tensor,
     if tau is not None:
         y = threshold(y, per_channel(tau, x))
     return y.to(x.dtype)
+
+
+def standardize_definition(weight: Tensor, eps: float) -> Tensor:
+    """Equation (2) of Qiao et al.: see :func:`.standardize.standardize`."""
+    rows = weight.to(compute_dtype(weight)).flatten(1)
+    rows = rows - rows.mean(1, keepdim=True)
+    std = (rows.square().sum(1, keepdim=True) / (rows.shape[1] - 1)).sqrt()
+    return (rows / (std + eps)).view_as(weight).to(weight.dtype)
 
 
 def threshold(y: Tensor, tau: Tensor) -> Tensor:

@@ -11,12 +11,15 @@ import math
 import torch
 from torch import Tensor
 
-from .definition import compute_dtype, frn_definition
+from .definition import (compute_dtype, frn_definition,
+                         standardize_definition)
 
 FRN = 'frn_mmdet::frn'
 BACKWARD = 'frn_mmdet::frn_backward'
 TLU = 'frn_mmdet::tlu'
 TLU_BACKWARD = 'frn_mmdet::tlu_backward'
+STANDARDIZE = 'frn_mmdet::standardize'
+STANDARDIZE_BACKWARD = 'frn_mmdet::standardize_backward'
 
 # eps counts in units of eps_tensor if there is one, of shape (1,) or (C,).
 # Returns y and, for backward, one number per row: 1 / sqrt(share * nu2 + eps),
@@ -40,6 +43,11 @@ torch.library.define(TLU, '(Tensor x, Tensor tau) -> (Tensor, Tensor)')
 # Gradients of x and tau.
 torch.library.define(
     TLU_BACKWARD, '(Tensor grad, Tensor bits, bool last) -> (Tensor, Tensor)')
+
+torch.library.define(STANDARDIZE, '(Tensor weight, float eps) -> Tensor')
+# Gradient of the weight.
+torch.library.define(
+    STANDARDIZE_BACKWARD, '(Tensor grad, Tensor weight, float eps) -> Tensor')
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
@@ -190,3 +198,48 @@ def unpack(bits: Tensor, shape: torch.Size, last: bool) -> Tensor:
 
 torch.library.register_autograd(
     TLU, _tlu_backward, setup_context=_keep_bits)
+
+
+@torch.library.register_fake(STANDARDIZE)
+def _(weight, eps):
+    return torch.empty_like(weight, memory_format=memory_format(weight))
+
+
+@torch.library.register_fake(STANDARDIZE_BACKWARD)
+def _(grad, weight, eps):
+    return torch.empty_like(weight, memory_format=memory_format(weight))
+
+
+def _keep_weight(ctx, inputs, output):
+    weight, ctx.eps = inputs
+    ctx.save_for_backward(weight)
+
+
+def _standardize_backward(ctx, grad):
+    weight, = ctx.saved_tensors
+    return torch.ops.frn_mmdet.standardize_backward(grad, weight, ctx.eps), (
+        None)
+
+
+torch.library.register_autograd(
+    STANDARDIZE, _standardize_backward, setup_context=_keep_weight)
+
+
+def _keep_grad(ctx, inputs, output):
+    grad, weight, ctx.eps = inputs
+    ctx.save_for_backward(grad, weight)
+
+
+def _second_standardize_backward(ctx, upstream):
+    with torch.enable_grad():
+        grad, weight = inputs = [_requires_grad(t) for t in ctx.saved_tensors]
+        first = torch.autograd.grad(
+            standardize_definition(weight, ctx.eps), weight, grad,
+            create_graph=True)
+    return *torch.autograd.grad(
+        first, inputs, upstream, create_graph=torch.is_grad_enabled()), None
+
+
+torch.library.register_autograd(
+    STANDARDIZE_BACKWARD, _second_standardize_backward,
+    setup_context=_keep_grad)

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .definition import compute_dtype
-from .kernel import by_definition
+from .definition import compute_dtype, standardize_definition
+from .kernel import by_definition, is_native
 
+KERNEL = torch.ops.frn_mmdet.standardize.default
 # In the place of a deviation of 0. Any number will do: it is divided by again.
 TINY = 1e-30
 
@@ -26,17 +27,11 @@ def standardize(weight: Tensor, eps: float = 1e-5) -> Tensor:
     Returns:
         Tensor: Shape and dtype of ``weight``.
     """
+    if weight.is_cpu and is_native(weight):  # the one for CUDA has none
+        return KERNEL(weight, eps)
     if by_definition():
         return standardize_definition(weight, eps)
     return _Standardize.apply(weight, eps)
-
-
-def standardize_definition(weight: Tensor, eps: float) -> Tensor:
-    """The equation, in operations that autograd and exporters know."""
-    rows = weight.to(compute_dtype(weight)).flatten(1)
-    rows = rows - rows.mean(1, keepdim=True)
-    std = (rows.square().sum(1, keepdim=True) / (rows.shape[1] - 1)).sqrt()
-    return (rows / (std + eps)).view_as(weight).to(weight.dtype)
 
 
 class _Standardize(Function):

@@ -1,0 +1,105 @@
+// What the kernels of cpu.cpp share: blocks of a map or a weight, in the dtype
+// of arithmetic, and how an operator is called.
+//
+// T is the dtype of what is read and written, A that of statistics and
+// arithmetic: float for half types. Sums run over fixed blocks in A, which
+// join in double, so that neither the length of a row nor the number of
+// threads shows in a result.
+
+#pragma once
+
+#include <ATen/Dispatch.h>
+#include <ATen/OpMathType.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/cpu/vec/functional.h>
+#include <ATen/cpu/vec/vec.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <type_traits>
+
+namespace {
+
+using at::Tensor;
+
+// Elements that a sum in A spans, and the least that a thread is worth.
+constexpr int64_t kBlock = 256;
+constexpr int64_t kGrain = 32768;
+
+// Also stated in library.py, for the fake tensors of torch.compile.
+at::MemoryFormat format_of(const Tensor& x) {
+  const auto last = x.dim() == 5 ? at::MemoryFormat::ChannelsLast3d
+                                 : at::MemoryFormat::ChannelsLast;
+  const bool is_last =
+      x.dim() >= 4 && !x.is_contiguous() && x.is_contiguous(last);
+  return is_last ? last : at::MemoryFormat::Contiguous;
+}
+
+// Half types are widened to blocks of A and narrowed again; a map that is of
+// A already is read and written in place.
+
+template <typename T, typename A>
+class Reader {
+ public:
+  // n <= kBlock elements, good until the next call.
+  const A* operator()(const T* from, int64_t n) {
+    if constexpr (std::is_same_v<T, A>) {
+      return from;
+    } else {
+      int64_t i = 0;
+      at::vec::Vectorized<A> lanes;
+      for (; i + lanes.size() <= n; i += lanes.size()) {
+        at::vec::load_to_float<T>(from + i, lanes);
+        lanes.store(block_ + i);
+      }
+      for (; i < n; ++i) {
+        block_[i] = static_cast<A>(from[i]);
+      }
+      return block_;
+    }
+  }
+
+ private:
+  A block_[kBlock];
+};
+
+template <typename T, typename A>
+class Writer {
+ public:
+  // Where n elements for `to` are to be put before write(to, n).
+  A* place(T* to) {
+    if constexpr (std::is_same_v<T, A>) {
+      return to;
+    } else {
+      return block_;
+    }
+  }
+  void write(T* to, int64_t n) {
+    if constexpr (!std::is_same_v<T, A>) {
+      at::vec::convert(block_, to, n);
+    }
+  }
+
+ private:
+  A block_[kBlock];
+};
+
+// f(begin, n) for the blocks of `size` elements.
+template <typename F>
+void for_blocks(int64_t size, const F& f) {
+  for (int64_t begin = 0; begin < size; begin += kBlock) {
+    f(begin, std::min(kBlock, size - begin));
+  }
+}
+
+template <typename F>
+auto operator_of(const char* name) {
+  return c10::Dispatcher::singleton()
+      .findSchemaOrThrow(name, "")
+      .typed<F>();
+}
+
+}  // namespace
