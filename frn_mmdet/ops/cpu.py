@@ -1,4 +1,4 @@
-"""Compiles ``cpu.cpp`` on first use, and loads it.
+"""Compiles ``cpu.cpp`` and its headers on first use, and loads it.
 
 On first use and not at installation: so it fits the torch that runs, whatever
 built the package, and nobody with a GPU waits for it. Not by
@@ -24,7 +24,7 @@ from mmengine.logging import print_log
 from . import library  # noqa: F401  (declares what cpu.cpp implements)
 
 SOURCE = Path(__file__).with_suffix('.cpp')
-HEADERS = [SOURCE.with_name(name) for name in ('blocks.h', 'standardize.h')]
+HEADERS = sorted(SOURCE.parent.glob('*.h'))
 FLAGS = [
     '-std=c++20', '-O3', '-fopenmp', '-fPIC', '-shared',
     # Forward and backward must round alike, in every loop: see cpu.cpp.

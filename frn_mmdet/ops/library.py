@@ -11,8 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from .definition import (compute_dtype, frn_definition,
-                         standardize_definition)
+from .definition import compute_dtype, frn_definition, standardize_definition
 
 FRN = 'frn_mmdet::frn'
 BACKWARD = 'frn_mmdet::frn_backward'

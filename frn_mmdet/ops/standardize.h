@@ -13,7 +13,7 @@
 
 namespace {
 
-// A deviation of 0 counts as this, also when eps is 0: what it divides is 0.
+// A deviation of 0 counts as this, since backward divides by it: 0.
 constexpr double kTiny = 1e-30;
 
 // Filters in memory one after the other; the order within does not matter.

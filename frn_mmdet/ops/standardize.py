@@ -27,7 +27,7 @@ def standardize(weight: Tensor, eps: float = 1e-5) -> Tensor:
     Returns:
         Tensor: Shape and dtype of ``weight``.
     """
-    if weight.is_cpu and is_native(weight):  # the one for CUDA has none
+    if weight.is_cpu and is_native(weight):  # there is none for CUDA
         return KERNEL(weight, eps)
     if by_definition():
         return standardize_definition(weight, eps)
@@ -35,7 +35,7 @@ def standardize(weight: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 class _Standardize(Function):
-    """The definition by the kernels of layer normalisation, a pass each way.
+    """Without a kernel: by those of layer normalisation, a pass each way.
 
     Backward keeps the weight, which is there anyway, and two numbers a
     filter; the convolution keeps the result.

@@ -190,6 +190,19 @@ def test_what_another_machine_cannot_run_has_another_name(monkeypatch):
     assert cpu._key(cpu._command()) not in keys
 
 
+def test_a_changed_header_has_another_name(monkeypatch, tmp_path):
+    command = cpu._command()
+    keys = {cpu._key(command)}
+    for i, header in enumerate(cpu.HEADERS):
+        changed = tmp_path / header.name
+        changed.write_text(header.read_text() + '\n')
+        monkeypatch.setattr(
+            cpu, 'HEADERS',
+            [*cpu.HEADERS[:i], changed, *cpu.HEADERS[i + 1:]])
+        keys.add(cpu._key(command))
+    assert len(keys) == 1 + len(cpu.HEADERS) == 3
+
+
 def test_without_setuptools():
     text = python('import sys; sys.modules["setuptools"] = None\n'
                   'from frn_mmdet import kernel_for\n'

@@ -52,6 +52,29 @@ def test_opcheck_in_channels_last():
     torch.library.opcheck(OPS.frn.default, (x, *rest, 1e-3))
 
 
+@pytest.mark.parametrize('shape, layout', [
+    ((3, 2, 3, 3), torch.channels_last),
+    ((3, 4, 1), torch.contiguous_format),
+    ((0, 4, 1, 1), torch.contiguous_format),
+])
+def test_opcheck_of_standardize(shape, layout):
+    weight, grad = (
+        torch.randn(shape, dtype=F64).contiguous(memory_format=layout)
+        .requires_grad_() for _ in range(2))
+    torch.library.opcheck(OPS.standardize.default, (weight, 1e-5))
+    torch.library.opcheck(
+        OPS.standardize_backward.default, (grad, weight, 1e-5))
+
+
+def test_pythons_autograd_of_standardize():
+    """What a device has whose kernel brings none."""
+    weight = torch.randn(3, 2, 3, 3, device='meta', requires_grad=True)
+    out = OPS.standardize(weight, 1e-5)
+    first, = torch.autograd.grad(out.sum(), weight, create_graph=True)
+    first.sum().backward()
+    assert weight.grad.shape == first.shape == weight.shape
+
+
 @pytest.mark.parametrize('backend', ['aot_eager', 'inductor'])
 def test_compiled_whole(backend):
     x, weight, bias, tau, _ = arguments(dtype=torch.float32)
