@@ -1,9 +1,9 @@
 // Weight standardization for a CPU: forward reads the weight and writes the
 // result, backward reads the weight and the gradient and writes one gradient.
 //
-// A filter fits in the nearest cache, so that to go over it again costs little.
-// Backward computes its statistics anew, which is less than a pass over
-// memory, and nothing but the weight is kept.
+// A filter fits in the nearest cache: to go over it again costs little beside
+// memory. So backward computes the statistics anew, and nothing is kept but the
+// weight, which is there anyway.
 
 #pragma once
 
@@ -13,7 +13,7 @@
 
 namespace {
 
-// A deviation of 0 counts as this, since backward divides by it: 0.
+// In the place of a deviation of 0. Any number will do: it divides 0.
 constexpr double kTiny = 1e-30;
 
 // Filters in memory one after the other; the order within does not matter.
