@@ -43,6 +43,7 @@ torch.library.define(TLU, '(Tensor x, Tensor tau) -> (Tensor, Tensor)')
 torch.library.define(
     TLU_BACKWARD, '(Tensor grad, Tensor bits, bool last) -> (Tensor, Tensor)')
 
+# Weight standardization, of each filter alone.
 torch.library.define(STANDARDIZE, '(Tensor weight, float eps) -> Tensor')
 # Gradient of the weight.
 torch.library.define(

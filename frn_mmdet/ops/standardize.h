@@ -2,8 +2,8 @@
 // result, backward reads the weight and the gradient and writes one gradient.
 //
 // A filter fits in the nearest cache: to go over it again costs little beside
-// memory. So backward computes the statistics anew, and nothing is kept but the
-// weight, which is there anyway.
+// memory. So backward computes the statistics anew, and nothing is kept but
+// the weight, which is there anyway.
 
 #pragma once
 
