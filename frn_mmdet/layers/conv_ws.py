@@ -102,12 +102,17 @@ class ConvWS(nn.Conv2d):
             kept = standardize(weight, self.eps)
             if learns:  # its graph is for one backward pass
                 kept.register_hook(self._forget)
-            self._kept = _Kept(weight, weight._version, weight.data_ptr(),
-                               kept)
+            self._keep(_Kept(weight, weight._version, weight.data_ptr(),
+                             kept))
         return self._kept.standardized
 
     def _forget(self, grad: Tensor) -> None:
-        self._kept = None
+        self._keep(None)
+
+    def _keep(self, kept: _Kept | None) -> None:
+        # The way of nn.Module would take 20 us each time in a large model,
+        # where the convolutions have emptied the processor's caches.
+        vars(self)['_kept'] = kept
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse a bias where there was none, as ``fuse_conv_bn`` gives.
