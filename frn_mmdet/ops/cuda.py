@@ -5,18 +5,25 @@ one image and B of their positions, wherever they lie in memory, so NCHW and
 channels_last share the kernels. There are three ways over the rows, which
 :func:`plan` chooses from:
 
-- whole: a tile holds rows from end to end, and reads each element once (box
-  RoIs, 131 072 rows of 49; C3 and coarser).
-- loop: a program goes over its rows twice, hoping that the second time
-  they come from the L2 cache (C2 at a batch of 2: 512 rows of 67 200).
-- split: rows too few to fill the GPU (the stem: 128 rows of 268 800) are cut
-  in segments, one launch for the sums and one for the rest.
+- whole: a tile holds rows from end to end (box RoIs, 131 072 rows of 49; C4
+  and coarser).
+- meet: a tile holds a segment of a row, and the programs of a row wait for
+  each other's sums (C3; C2; the stem, 128 rows of 268 800).
+- split: in two launches, one for the sums and one for the rest.
 
-Sums run in a fixed order and meet without atomics, so runs are equal bit by
-bit. Arithmetic is float32, or float64 for float64 maps. ``library.py``
-declares the operators, ``definition.py`` says what they compute.
+The first two read each element once and keep it in registers. The third is
+for what cannot wait: rows too long for their programs to be on the GPU
+together, channels_last, float64, and Triton's interpreter, which runs one
+program after the other.
+
+Sums run in a fixed order and are never added up by atomics, so runs are equal
+bit by bit. Arithmetic is float32, or float64 for float64 maps (but for eps and
+share as numbers, which Triton takes as float32). The kernels themselves are in
+``cuda_kernels.py``; ``library.py`` declares the operators, ``definition.py``
+says what they compute.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -24,6 +31,7 @@ import torch
 import triton
 import triton.language as tl
 
+from . import cuda_kernels as kernels
 from .definition import compute_dtype
 from .library import (
     BACKWARD,
@@ -31,14 +39,18 @@ from .library import (
     TLU,
     TLU_BACKWARD,
     format_of,
+    gradients,
     is_last,
+    keep,
     memory_format,
     units_of,
 )
 
-TILE = 4096  # elements that a program works on at a time
-WHOLE = 32768  # the longest row that fits in a program's registers
-LAST = 64  # channels a tile spans in channels_last: 128 bytes of half
+# Elements of a tile, as measured on an H100 (docs/benchmarks.md).
+TILE = 4096
+SMALL = 512  # of rows that are shorter
+MOST = 8192  # that fit in a program's registers, twice for backward
+LAST = 64  # channels of a tile in channels_last: 128 bytes of half
 JOINED = 16  # channels whose parameter gradients a program sums
 
 
@@ -46,25 +58,33 @@ class Plan(NamedTuple):
     """How a launch covers the rows.
 
     Attributes:
+        way (str): 'whole', 'meet' or 'split'.
         channels (int): Channels of a tile, a power of 2.
         positions (int): Positions of a tile, a power of 2.
-        whole (bool): A tile holds whole rows.
         splits (int): Segments a row is cut in.
-        segment (int): Positions of a segment, a multiple of ``positions``
-            (the last one may be shorter).
-        warps (int): Warps of a program.
+        segment (int): Positions of a segment, a multiple of 16 (the last
+            one may be shorter).
     """
 
+    way: str
     channels: int
     positions: int
-    whole: bool
     splits: int
     segment: int
-    warps: int
+
+    def warps(self, most: int) -> int:
+        """Warps of a program whose threads have ``most`` elements at most.
+
+        16 are one or two wide loads of half. 32 leave more loads under way
+        where a thread keeps one map, but fewer warps for small tiles.
+        """
+        tile = self.channels * self.positions
+        each = min(most, 16 if tile < TILE else 32)
+        return min(32, max(1, tile // (32 * each)))
 
 
-def plan(images: int, channels: int, size: int, last: bool,
-         processors: int) -> Plan:
+def plan(images: int, channels: int, size: int, last: bool, processors: int,
+         can_wait: bool = True) -> Plan:
     """Choose how to go over the rows of a map.
 
     Args:
@@ -73,27 +93,38 @@ def plan(images: int, channels: int, size: int, last: bool,
         size (int): Positions of a row, H * W.
         last (bool): Whether the map is channels_last.
         processors (int): Multiprocessors of the GPU.
+        can_wait (bool): Whether programs can meet. Defaults to True.
     """
     power = triton.next_power_of_2(size)
     limit = triton.next_power_of_2(channels)
     if last:
-        tile_channels = min(LAST, limit)
-        whole = power * tile_channels <= WHOLE // 2
-        positions = power if whole else TILE // tile_channels
+        wide = min(LAST, limit, MOST // power)
+        if wide >= min(LAST // 4, limit):
+            return _plan('whole', wide, power, 1, size)
+        wide = min(LAST, limit)
     else:
-        whole = power <= WHOLE
-        positions = power if whole else TILE
-        tile_channels = min(limit, max(1, TILE // power)) if whole else 1
-    # 16 elements a thread, which is one or two wide loads of half.
-    warps = min(32, max(1, tile_channels * positions // 512))
-    tiles = images * triton.cdiv(channels, tile_channels)
-    splits = 1
-    if not whole and tiles < 2 * processors:
-        splits = triton.cdiv(4 * processors, tiles)
-    segment = positions * triton.cdiv(
-        triton.cdiv(size, splits), positions)
-    return Plan(tile_channels, positions, whole,
-                triton.cdiv(size, segment), segment, warps)
+        if power <= MOST:
+            wide = min(limit, max(1, SMALL // power))
+            while wide > 1 and images * triton.cdiv(
+                    channels, wide) < 2 * processors:
+                wide //= 2
+            return _plan('whole', wide, power, 1, size)
+        # The programs of a row must be on the GPU together, beside whatever
+        # else runs there, or they would wait forever. A multiprocessor has
+        # room for two of them and more.
+        for tile in (TILE, MOST):
+            splits = triton.cdiv(size, tile)
+            if can_wait and 2 * splits <= processors:
+                return _plan('meet', 1, tile, splits, size)
+        wide = 1
+    tiles = images * triton.cdiv(channels, wide)
+    splits = triton.cdiv(4 * processors, tiles)
+    return _plan('split', wide, TILE // wide, splits, size)
+
+
+def _plan(way, channels, positions, splits, size):
+    segment = 16 * triton.cdiv(triton.cdiv(size, splits), 16)
+    return Plan(way, channels, positions, triton.cdiv(size, segment), segment)
 
 
 def forward(x, weight, bias, tau, eps_tensor, eps, mean=None, share=1.):
@@ -103,17 +134,17 @@ def forward(x, weight, bias, tau, eps_tensor, eps, mean=None, share=1.):
     inv = x.new_empty(x.shape[:2], dtype=compute_dtype(x))
     if x.numel() == 0:
         return y, inv
-    launch = _Launch(x, tau, eps_tensor, mean)
+    launch = _launch_of(x, tau, eps_tensor, mean, 32)
     *parameters, mean = _contiguous(weight, bias, tau, eps_tensor, mean)
     with torch.cuda.device_of(x):
-        if launch.splits == 1:
-            sums = inv  # not read
-        else:
+        words, sums = launch.words(x), inv  # sums: not read
+        if launch.way == 'split':
             sums = inv.new_empty((launch.splits, *inv.shape))
-            _forward_sums[launch.grid](x, mean, sums, *launch.sizes,
-                                       **launch.meta)
-        _forward[launch.grid](x, *parameters, float(eps), mean, float(share),
-                              sums, y, inv, *launch.sizes, **launch.meta)
+            kernels.forward_sums[launch.grid](
+                x, mean, sums, *launch.sizes, **launch.meta)
+        kernels.forward[launch.grid](
+            x, *parameters, float(eps), mean, float(share), sums, words, y,
+            inv, *launch.sizes, **launch.meta)
     return y, inv
 
 
@@ -124,24 +155,53 @@ def backward(grad, x, inv, weight, bias, tau, eps_tensor, eps, mean=None,
     x = x.contiguous(memory_format=layout)
     grad = grad.contiguous(memory_format=layout)
     dx = torch.empty_like(x)
-    of_parameters = [inv.new_zeros(x.shape[1]) for _ in range(4)]
     if x.numel() == 0:
-        return dx, *of_parameters
-    launch = _Launch(x, tau, eps_tensor, mean)
+        return dx, *inv.new_zeros((4, x.shape[1])).unbind()
+    launch = _launch_of(x, tau, eps_tensor, mean, 16)
     weight, bias, tau, _, mean = _contiguous(weight, bias, tau, eps_tensor,
                                              mean)
     sums = inv.new_empty((3, launch.splits, *inv.shape))
     inputs = (grad, x, inv, weight, bias, tau, mean, sums)
+    of_parameters = [inv.new_empty(x.shape[1]) for _ in range(4)]
     with torch.cuda.device_of(x):
-        if launch.splits > 1:
-            _backward_sums[launch.grid](*inputs, *launch.sizes, **launch.meta)
-        _backward[launch.grid](*inputs, float(share), dx, *launch.sizes,
-                               **launch.meta)
+        if launch.way == 'split':
+            kernels.backward_sums[launch.grid](
+                *inputs, *launch.sizes, **launch.meta)
+        kernels.backward[launch.grid](
+            *inputs, launch.words(x), float(share), dx, *launch.sizes,
+            **launch.meta)
         images, channels = inv.shape
-        _join[(triton.cdiv(channels, JOINED), )](
+        joined = min(JOINED, max(1, triton.next_power_of_2(channels) // 32))
+        kernels.join[(triton.cdiv(channels, joined), )](
             sums, inv, weight, *of_parameters, images, channels,
-            launch.splits, ACC=launch.meta['ACC'], T=JOINED, num_warps=4)
+            launch.splits, ACC=launch.meta['ACC'], T=joined,
+            ROWS=min(256, triton.next_power_of_2(images * launch.splits)),
+            num_warps=8)
     return dx, *of_parameters
+
+
+def eager(*arguments):
+    """The operator ``frn``, without inv, where nobody looks on.
+
+    ``torch.library`` leads it and its gradient through some Python for those
+    who trace it, which takes longer than most maps keep a GPU.
+    """
+    return _Eager.apply(*arguments)
+
+
+class _Eager(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        y, inv = forward(*inputs)
+        keep(ctx, inputs, inv)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        if torch.is_grad_enabled():  # somebody differentiates it again
+            return gradients(ctx, grad, torch.ops.frn_mmdet.frn_backward)
+        return gradients(ctx, grad, backward)
 
 
 def tlu(x, tau):
@@ -154,8 +214,9 @@ def tlu(x, tau):
     if x.numel():
         grid, meta = _tlu_launch(units, length, last)
         with torch.cuda.device_of(x):
-            _tlu[grid](x, tau.contiguous(), z, bits, units, length,
-                       x.shape[1], ACC=_acc(x), **meta)
+            kernels.tlu[grid](
+                x, tau.contiguous(), z, bits, units, length, x.shape[1],
+                ACC=_acc(x), **meta)
     return z, bits
 
 
@@ -171,8 +232,8 @@ def tlu_backward(grad, bits, last):
     shape = (grid[0], length) if last else (units, grid[1])
     sums = grad.new_empty(shape, dtype=compute_dtype(grad))
     with torch.cuda.device_of(grad):
-        _tlu_backward[grid](grad, bits, dx, sums, units, length,
-                            ACC=_acc(grad), **meta)
+        kernels.tlu_backward[grid](
+            grad, bits, dx, sums, units, length, ACC=_acc(grad), **meta)
     if last:
         dtau = sums.sum(0)
     else:
@@ -188,30 +249,59 @@ def _tlu_launch(units, length, last):
         R=r, B=b, LAST=last, num_warps=8)
 
 
-class _Launch:
+class _Launch(NamedTuple):
     """What every kernel on a map is launched with."""
 
-    def __init__(self, x, tau, eps_tensor, mean=None):
-        images, channels = x.shape[:2]
-        size = x.numel() // (images * channels)
-        last = memory_format(x) is not torch.contiguous_format
-        p = plan(images, channels, size, last, _processors(x.device))
-        vector = math.gcd(size, 16)
-        self.splits = p.splits
-        self.grid = (images * triton.cdiv(channels, p.channels), p.splits)
-        self.sizes = (images, channels, size // vector, p.segment, p.splits)
-        self.meta = dict(
+    way: str
+    splits: int
+    tiles: int
+    grid: tuple
+    sizes: tuple
+    meta: dict
+
+    def words(self, x):
+        """Zeros for a launch of programs that meet, see the kernels.
+
+        One for each segment of each row, one for each tile, and one more.
+        """
+        if self.way != 'meet':
+            return x  # not read
+        count = x.shape[0] * x.shape[1] * self.splits + self.tiles + 1
+        return x.new_zeros(count, dtype=torch.int64)
+
+
+def _launch_of(x, tau, eps_tensor, mean, most):
+    """The launch for a map, threads having ``most`` elements at most."""
+    return _launch(
+        *x.shape[:2], math.prod(x.shape[2:]),
+        memory_format(x) is not torch.contiguous_format,
+        x.dtype == torch.float64, x.device, tau is not None,
+        0 if eps_tensor is None else min(2, eps_tensor.numel()),
+        mean is not None, most)
+
+
+@functools.lru_cache(maxsize=4096)
+def _launch(images, channels, size, last, double, device, tlu, eps, mean,
+            most):
+    p = plan(images, channels, size, last, _processors(device),
+             can_wait=device.type == 'cuda' and not double)
+    tiles = images * triton.cdiv(channels, p.channels)
+    vector = math.gcd(size, 16)
+    return _Launch(
+        p.way, p.splits, tiles, (tiles * p.splits, ),
+        (images, channels, size // vector, p.segment, p.splits),
+        dict(
             R=p.channels,
             B=p.positions,
-            WHOLE=p.whole,
-            SPLIT=p.splits > 1,
+            WAY=p.way,
+            SEGMENTS=triton.next_power_of_2(p.splits),
             LAST=last,
             VECTOR=vector,
-            TLU=tau is not None,
-            EPS=0 if eps_tensor is None else min(2, eps_tensor.numel()),
-            MEAN=mean is not None,
-            ACC=_acc(x),
-            num_warps=p.warps)
+            TLU=tlu,
+            EPS=eps,
+            MEAN=mean,
+            ACC=tl.float64 if double else tl.float32,
+            num_warps=p.warps(most)))
 
 
 def _acc(x):
@@ -228,385 +318,6 @@ def _contiguous(*parameters):
     """The parameters; in place of one that is absent, one not to be read."""
     return [parameters[0].contiguous() if t is None else t.contiguous()
             for t in parameters]
-
-
-# The kernels. images, channels: N, C. groups * VECTOR: positions of a row.
-
-
-@triton.jit
-def _rows(images, channels, groups, segment, R: tl.constexpr,
-          LAST: tl.constexpr, VECTOR: tl.constexpr):
-    """Which rows a program is for, and where they lie in memory.
-
-    Returns their channels, which of those exist, their numbers among all
-    rows, where they start, the step between positions, the positions of a
-    row, and the first and the end of this program's. The compiler cannot
-    tell what divides the length of a row, and so whether loads may be wide,
-    unless it sees the product.
-    """
-    size = groups * VECTOR
-    blocks = tl.cdiv(channels, R)
-    image = tl.program_id(0) // blocks
-    c = tl.program_id(0) % blocks * R + tl.arange(0, R)
-    start = image.to(tl.int64) * channels * size
-    if LAST:
-        start = start + c
-        step = channels
-    else:
-        start = start + c.to(tl.int64) * size
-        step = 1
-    first = tl.program_id(1) * segment
-    end = tl.minimum(first + segment, size)
-    return (c, c < channels, image * channels + c, start, step, size, first,
-            end)
-
-
-@triton.jit
-def _load(ptr, start, live, at, end, step, ACC: tl.constexpr):
-    """A tile of a map, and 0 beyond its ends."""
-    where = start[:, None] + at.to(tl.int64)[None, :] * step
-    mask = live[:, None] & (at < end)[None, :]
-    return tl.load(ptr + where, mask, other=0.).to(ACC)
-
-
-@triton.jit
-def _mean(mean_ptr, c, live, MEAN: tl.constexpr, ACC: tl.constexpr):
-    """What is subtracted from the rows; 0 if nothing is."""
-    if MEAN:
-        mean = tl.load(mean_ptr + c, live, other=0.).to(ACC)
-    else:
-        mean = tl.zeros(c.shape, ACC)
-    return mean
-
-
-@triton.jit
-def _load_centred(ptr, mean, start, live, at, end, step, MEAN: tl.constexpr,
-                  ACC: tl.constexpr):
-    """A tile of x - mean, and 0 beyond its ends."""
-    x = _load(ptr, start, live, at, end, step, ACC)
-    if MEAN:
-        mask = live[:, None] & (at < end)[None, :]
-        x = tl.where(mask, x - mean[:, None], 0.)
-    return x
-
-
-@triton.jit
-def _store(ptr, value, start, live, at, end, step):
-    where = start[:, None] + at.to(tl.int64)[None, :] * step
-    mask = live[:, None] & (at < end)[None, :]
-    tl.store(ptr + where, value.to(ptr.dtype.element_ty), mask)
-
-
-@triton.jit
-def _affine(x, scale, bias):
-    """Equation (2), rounded alike wherever it is computed."""
-    return tl.fma(x, tl.broadcast_to(scale[:, None], x.shape),
-                  tl.broadcast_to(bias[:, None], x.shape))
-
-
-@triton.jit
-def _activated(x, scale, bias, tau, TLU: tl.constexpr):
-    """Equations (2) and (3)."""
-    y = _affine(x, scale, bias)
-    if TLU:
-        tau = tau[:, None]
-        # NaN if tau is, as torch.maximum; backward takes it as not clipped.
-        y = tl.where((y < tau) | (tau != tau), tau, y)
-    return y
-
-
-@triton.jit
-def _passed(grad, x, scale, bias, tau, TLU: tl.constexpr):
-    """The gradient where y was kept, and where tau took its place."""
-    if TLU:
-        below = _affine(x, scale, bias) < tau[:, None]
-        passed = tl.where(below, 0., grad)
-        stopped = tl.where(below, grad, 0.)
-    else:
-        passed = grad
-        stopped = tl.zeros_like(grad)
-    return passed, stopped
-
-
-@triton.jit
-def _squares(x_ptr, mean, start, live, first, end, step, R: tl.constexpr,
-             B: tl.constexpr, MEAN: tl.constexpr, ACC: tl.constexpr):
-    """Sums of squares of rows, from ``first`` to ``end``."""
-    total = tl.zeros((R, B), ACC)
-    for begin in range(first, end, B):
-        at = begin + tl.arange(0, B)
-        x = _load_centred(x_ptr, mean, start, live, at, end, step, MEAN, ACC)
-        total += x * x
-    return tl.sum(total, 1)
-
-
-@triton.jit
-def _dots(grad_ptr, x_ptr, mean, start, live, first, end, step, scale, bias,
-          tau, R: tl.constexpr, B: tl.constexpr, TLU: tl.constexpr,
-          MEAN: tl.constexpr, ACC: tl.constexpr):
-    """<dy, x> and the sum of dy where y was kept, the latter where not."""
-    dot = tl.zeros((R, B), ACC)
-    kept = tl.zeros((R, B), ACC)
-    cut = tl.zeros((R, B), ACC)
-    for begin in range(first, end, B):
-        at = begin + tl.arange(0, B)
-        x = _load_centred(x_ptr, mean, start, live, at, end, step, MEAN, ACC)
-        grad = _load(grad_ptr, start, live, at, end, step, ACC)
-        passed, stopped = _passed(grad, x, scale, bias, tau, TLU)
-        dot += passed * x
-        kept += passed
-        cut += stopped
-    return tl.sum(dot, 1), tl.sum(kept, 1), tl.sum(cut, 1)
-
-
-@triton.jit
-def _channels(inv_ptr, weight_ptr, bias_ptr, tau_ptr, row, c, live,
-              TLU: tl.constexpr, ACC: tl.constexpr):
-    """inv, scale, bias and tau, as backward needs them."""
-    weight = tl.load(weight_ptr + c, live, other=0.).to(ACC)
-    bias = tl.load(bias_ptr + c, live, other=0.).to(ACC)
-    inv = tl.load(inv_ptr + row, live, other=0.)
-    tau = bias
-    if TLU:
-        tau = tl.load(tau_ptr + c, live, other=0.).to(ACC)
-    return inv, inv * weight, bias, tau
-
-
-@triton.jit
-def _forward_sums(x_ptr, mean_ptr, sums_ptr, images, channels, groups,
-                  segment, splits, R: tl.constexpr, B: tl.constexpr,
-                  WHOLE: tl.constexpr, SPLIT: tl.constexpr,
-                  LAST: tl.constexpr, VECTOR: tl.constexpr,
-                  TLU: tl.constexpr, EPS: tl.constexpr, MEAN: tl.constexpr,
-                  ACC: tl.constexpr):
-    """Sums of squares of a segment, to (splits, N, C)."""
-    c, live, row, start, step, size, first, end = _rows(
-        images, channels, groups, segment, R, LAST, VECTOR)
-    mean = _mean(mean_ptr, c, live, MEAN, ACC)
-    total = _squares(x_ptr, mean, start, live, first, end, step, R, B, MEAN,
-                     ACC)
-    tl.store(sums_ptr + tl.program_id(1) * images * channels + row, total,
-             live)
-
-
-@triton.jit
-def _forward(x_ptr, weight_ptr, bias_ptr, tau_ptr, eps_ptr, eps, mean_ptr,
-             share, sums_ptr, y_ptr, inv_ptr, images, channels, groups,
-             segment, splits, R: tl.constexpr, B: tl.constexpr,
-             WHOLE: tl.constexpr, SPLIT: tl.constexpr, LAST: tl.constexpr,
-             VECTOR: tl.constexpr, TLU: tl.constexpr, EPS: tl.constexpr,
-             MEAN: tl.constexpr, ACC: tl.constexpr):
-    """Equations (1) to (3)."""
-    c, live, row, start, step, size, first, end = _rows(
-        images, channels, groups, segment, R, LAST, VECTOR)
-    mean = _mean(mean_ptr, c, live, MEAN, ACC)
-    if WHOLE:
-        at = tl.arange(0, B)
-        x = _load_centred(x_ptr, mean, start, live, at, size, step, MEAN, ACC)
-        total = tl.sum(x * x, 1)
-    elif SPLIT:
-        total = tl.zeros((R, ), ACC)
-        for split in range(0, splits):
-            total += tl.load(
-                sums_ptr + split * images * channels + row, live, other=0.)
-    else:
-        total = _squares(x_ptr, mean, start, live, 0, size, step, R, B, MEAN,
-                         ACC)
-
-    if EPS == 0:
-        shift = tl.zeros((R, ), ACC) + eps
-    elif EPS == 1:
-        shift = tl.zeros((R, ), ACC) + tl.load(eps_ptr).to(ACC) * eps
-    else:
-        shift = tl.load(eps_ptr + c, live, other=1.).to(ACC) * eps
-    inv = 1. / tl.sqrt(total / size * share + shift)
-    tl.store(inv_ptr + row, inv, live)
-    scale = inv * tl.load(weight_ptr + c, live, other=0.).to(ACC)
-    bias = tl.load(bias_ptr + c, live, other=0.).to(ACC)
-    tau = bias
-    if TLU:
-        tau = tl.load(tau_ptr + c, live, other=0.).to(ACC)
-
-    if WHOLE:
-        y = _activated(x, scale, bias, tau, TLU)
-        _store(y_ptr, y, start, live, at, size, step)
-    else:
-        for begin in range(first, end, B):
-            at = begin + tl.arange(0, B)
-            x = _load_centred(x_ptr, mean, start, live, at, end, step, MEAN,
-                              ACC)
-            y = _activated(x, scale, bias, tau, TLU)
-            _store(y_ptr, y, start, live, at, end, step)
-
-
-@triton.jit
-def _backward_sums(grad_ptr, x_ptr, inv_ptr, weight_ptr, bias_ptr, tau_ptr,
-                   mean_ptr, sums_ptr, images, channels, groups, segment,
-                   splits, R: tl.constexpr, B: tl.constexpr,
-                   WHOLE: tl.constexpr, SPLIT: tl.constexpr,
-                   LAST: tl.constexpr, VECTOR: tl.constexpr,
-                   TLU: tl.constexpr, EPS: tl.constexpr, MEAN: tl.constexpr,
-                   ACC: tl.constexpr):
-    """The three sums of a segment, to (3, splits, N, C)."""
-    c, live, row, start, step, size, first, end = _rows(
-        images, channels, groups, segment, R, LAST, VECTOR)
-    inv, scale, bias, tau = _channels(inv_ptr, weight_ptr, bias_ptr, tau_ptr,
-                                      row, c, live, TLU, ACC)
-    mean = _mean(mean_ptr, c, live, MEAN, ACC)
-    dot, kept, cut = _dots(grad_ptr, x_ptr, mean, start, live, first, end,
-                           step, scale, bias, tau, R, B, TLU, MEAN, ACC)
-    rows = images * channels
-    to = sums_ptr + tl.program_id(1) * rows + row
-    tl.store(to, dot, live)
-    tl.store(to + splits * rows, kept, live)
-    tl.store(to + 2 * splits * rows, cut, live)
-
-
-@triton.jit
-def _backward(grad_ptr, x_ptr, inv_ptr, weight_ptr, bias_ptr, tau_ptr,
-              mean_ptr, sums_ptr, share, dx_ptr, images, channels, groups,
-              segment, splits, R: tl.constexpr, B: tl.constexpr,
-              WHOLE: tl.constexpr, SPLIT: tl.constexpr, LAST: tl.constexpr,
-              VECTOR: tl.constexpr, TLU: tl.constexpr, EPS: tl.constexpr,
-              MEAN: tl.constexpr, ACC: tl.constexpr):
-    """Section 3.2: dx = inv * (I - x_hat x_hat^T / N) dx_hat.
-
-    Also writes the three sums, unless ``_backward_sums`` has.
-    """
-    c, live, row, start, step, size, first, end = _rows(
-        images, channels, groups, segment, R, LAST, VECTOR)
-    rows = images * channels
-    inv, scale, bias, tau = _channels(inv_ptr, weight_ptr, bias_ptr, tau_ptr,
-                                      row, c, live, TLU, ACC)
-    mean = _mean(mean_ptr, c, live, MEAN, ACC)
-    if SPLIT:
-        dot = tl.zeros((R, ), ACC)
-        for split in range(0, splits):
-            dot += tl.load(sums_ptr + split * rows + row, live, other=0.)
-    else:
-        if WHOLE:
-            at = tl.arange(0, B)
-            x = _load_centred(x_ptr, mean, start, live, at, size, step, MEAN,
-                              ACC)
-            grad = _load(grad_ptr, start, live, at, size, step, ACC)
-            passed, stopped = _passed(grad, x, scale, bias, tau, TLU)
-            dot = tl.sum(passed * x, 1)
-            kept = tl.sum(passed, 1)
-            cut = tl.sum(stopped, 1)
-        else:
-            dot, kept, cut = _dots(grad_ptr, x_ptr, mean, start, live, 0,
-                                   size, step, scale, bias, tau, R, B, TLU,
-                                   MEAN, ACC)
-        tl.store(sums_ptr + row, dot, live)
-        tl.store(sums_ptr + rows + row, kept, live)
-        tl.store(sums_ptr + 2 * rows + row, cut, live)
-
-    pull = scale * inv * inv * (dot / size) * share
-    if WHOLE:
-        dx = passed * scale[:, None] - x * pull[:, None]
-        _store(dx_ptr, dx, start, live, at, size, step)
-    else:
-        for begin in range(first, end, B):
-            at = begin + tl.arange(0, B)
-            x = _load_centred(x_ptr, mean, start, live, at, end, step, MEAN,
-                              ACC)
-            grad = _load(grad_ptr, start, live, at, end, step, ACC)
-            passed, stopped = _passed(grad, x, scale, bias, tau, TLU)
-            dx = passed * scale[:, None] - x * pull[:, None]
-            _store(dx_ptr, dx, start, live, at, end, step)
-
-
-@triton.jit
-def _join(sums_ptr, inv_ptr, weight_ptr, dweight_ptr, dbias_ptr, dtau_ptr,
-          deps_ptr, images, channels, splits, ACC: tl.constexpr,
-          T: tl.constexpr):
-    """Parameter gradients: the sums over segments and images."""
-    c = tl.program_id(0) * T + tl.arange(0, T)
-    live = c < channels
-    many = splits * images
-    dweight = tl.zeros((64, T), ACC)
-    dbias = tl.zeros((64, T), ACC)
-    dtau = tl.zeros((64, T), ACC)
-    deps = tl.zeros((64, T), ACC)
-    weight = tl.load(weight_ptr + c, live, other=0.).to(ACC)
-    for begin in range(0, many, 64):
-        of = begin + tl.arange(0, 64)
-        mask = (of < many)[:, None] & live[None, :]
-        row = (of % images)[:, None] * channels + c[None, :]
-        at = of[:, None] * channels + c[None, :]
-        inv = tl.load(inv_ptr + row, mask, other=0.)
-        dot = tl.load(sums_ptr + at, mask, other=0.) * inv
-        dweight += dot
-        deps += -0.5 * dot * weight[None, :] * inv * inv
-        at += many * channels
-        dbias += tl.load(sums_ptr + at, mask, other=0.)
-        at += many * channels
-        dtau += tl.load(sums_ptr + at, mask, other=0.)
-    tl.store(dweight_ptr + c, tl.sum(dweight, 0), live)
-    tl.store(dbias_ptr + c, tl.sum(dbias, 0), live)
-    tl.store(dtau_ptr + c, tl.sum(dtau, 0), live)
-    tl.store(deps_ptr + c, tl.sum(deps, 0), live)
-
-
-@triton.jit
-def _units(units, length, R: tl.constexpr, B: tl.constexpr):
-    """Which elements a program is for, where they are, which exist."""
-    unit = tl.program_id(0) * R + tl.arange(0, R)
-    at = tl.program_id(1) * B + tl.arange(0, B)
-    where = unit.to(tl.int64)[:, None] * length + at[None, :]
-    return unit, at, where, (unit < units)[:, None] & (at < length)[None, :]
-
-
-@triton.jit
-def _bytes(bits_ptr, unit, units, length, R: tl.constexpr, B: tl.constexpr):
-    """Where the bits of the same elements are, and which exist."""
-    count = tl.cdiv(length, 8)
-    at = tl.program_id(1) * (B // 8) + tl.arange(0, B // 8)
-    where = bits_ptr + unit.to(tl.int64)[:, None] * count + at[None, :]
-    return where, (unit < units)[:, None] & (at < count)[None, :]
-
-
-@triton.jit
-def _tlu(x_ptr, tau_ptr, z_ptr, bits_ptr, units, length, channels,
-         R: tl.constexpr, B: tl.constexpr, LAST: tl.constexpr,
-         ACC: tl.constexpr):
-    """Equation (3), and a bit for every element, set where it was below."""
-    unit, at, where, mask = _units(units, length, R, B)
-    x = tl.load(x_ptr + where, mask, other=0.)
-    if LAST:
-        tau = tl.load(tau_ptr + at, at < length, other=0.)[None, :]
-    else:
-        tau = tl.load(tau_ptr + unit % channels, unit < units,
-                      other=0.)[:, None]
-    limit = tau.to(ACC)
-    below = (x.to(ACC) < limit) & mask
-    z = tl.where(below | (limit != limit), tau, x)
-    tl.store(z_ptr + where, z, mask)
-    eight = tl.reshape(below.to(tl.int32), (R, B // 8, 8))
-    byte = tl.sum(eight << tl.arange(0, 8)[None, None, :], 2)
-    to, live = _bytes(bits_ptr, unit, units, length, R, B)
-    tl.store(to, byte.to(tl.uint8), live)
-
-
-@triton.jit
-def _tlu_backward(grad_ptr, bits_ptr, dx_ptr, sums_ptr, units, length,
-                  R: tl.constexpr, B: tl.constexpr, LAST: tl.constexpr,
-                  ACC: tl.constexpr):
-    """The gradient of x, and of tau the sums over a tile."""
-    unit, at, where, mask = _units(units, length, R, B)
-    grad = tl.load(grad_ptr + where, mask, other=0.)
-    of, live = _bytes(bits_ptr, unit, units, length, R, B)
-    byte = tl.load(of, live, other=0).to(tl.int32)
-    eight = (byte[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
-    below = tl.reshape(eight, (R, B)) != 0
-    tl.store(dx_ptr + where, tl.where(below, 0., grad), mask)
-    stopped = tl.where(below, grad, 0.).to(ACC)
-    if LAST:
-        tl.store(sums_ptr + tl.program_id(0) * length + at,
-                 tl.sum(stopped, 0), at < length)
-    else:
-        tl.store(sums_ptr + unit * tl.num_programs(1) + tl.program_id(1),
-                 tl.sum(stopped, 1), unit < units)
 
 
 torch.library.impl(FRN, 'CUDA', forward)

@@ -64,14 +64,20 @@ def frn(x: Tensor,
     _check(x, weight, bias, tau, eps, mean, var)
     if is_native(x):
         if isinstance(eps, Tensor):
-            unit = eps if var is None else eps * var
-            return KERNEL(x, weight, bias, tau, unit, 1., mean, share)[0]
-        return KERNEL(x, weight, bias, tau, var, eps, mean, share)[0]
+            var, eps = eps if var is None else eps * var, 1.
+        return _native(x, weight, bias, tau, var, eps, mean, share)
     if var is not None:
         eps = eps * var
     if by_definition():
         return frn_definition(x, weight, bias, tau, eps, mean, share)
     return PlainFRN.apply(x, weight, bias, tau, eps, mean, share)
+
+
+def _native(x, *others) -> Tensor:
+    if x.is_cuda and type(x) is Tensor and not torch.compiler.is_compiling():
+        from .cuda import eager
+        return eager(x, *others)
+    return KERNEL(x, *others)[0]
 
 
 def _check(x, weight, bias, tau, eps, mean, var) -> None:

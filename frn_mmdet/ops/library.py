@@ -101,17 +101,23 @@ def _(grad, bits, last):
     return dx, grad.new_empty(grad.shape[1])
 
 
-def _keep(ctx, inputs, output):
+def keep(ctx, inputs, inv):
+    """Keep what :func:`gradients` needs."""
     x, weight, bias, tau, eps_tensor, ctx.eps, mean, ctx.share = inputs
-    inv = output[1]
     ctx.save_for_backward(x, inv, weight, bias, tau, eps_tensor, mean)
-    ctx.mark_non_differentiable(inv)
 
 
-def _backward(ctx, grad, _):
+def gradients(ctx, grad, backward):
+    """Return the gradients of the operator's arguments.
+
+    Args:
+        ctx: Of an autograd node, after :func:`keep`.
+        grad (Tensor): Of y.
+        backward (function): The operator ``frn_backward``, or its kernel.
+    """
     *saved, mean = ctx.saved_tensors
     _, _, weight, bias, tau, eps_tensor = saved
-    dx, dweight, dbias, dtau, deps = torch.ops.frn_mmdet.frn_backward(
+    dx, dweight, dbias, dtau, deps = backward(
         grad, *saved, ctx.eps, mean, ctx.share)
     if eps_tensor is not None:
         deps = deps if ctx.eps == 1 else deps * ctx.eps
@@ -122,6 +128,15 @@ def _backward(ctx, grad, _):
         None if like is None else value.to(like.dtype)
         for value, like in zip(
             (dweight, dbias, dtau, deps), likes, strict=True)), *[None] * 3
+
+
+def _keep(ctx, inputs, output):
+    keep(ctx, inputs, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx, grad, _):
+    return gradients(ctx, grad, torch.ops.frn_mmdet.frn_backward)
 
 
 torch.library.register_autograd(FRN, _backward, setup_context=_keep)

@@ -16,66 +16,73 @@ from frn_mmdet.ops.definition import frn_definition
 
 F64 = torch.float64
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+# float32 takes other ways than float64 on a GPU alone.
+DTYPES = [F64, torch.float32] if DEVICE == 'cuda' else [F64]
 
 
 @settings(max_examples=300, deadline=None)
 @given(
     images=st.integers(1, 3000), channels=st.integers(1, 3000),
     size=st.integers(1, 300000), last=st.booleans(),
-    processors=st.sampled_from([4, 108, 132]))
+    processors=st.sampled_from([4, 108, 132]), can_wait=st.booleans())
 def test_a_plan_covers_every_row_once(images, channels, size, last,
-                                      processors):
-    p = cuda.plan(images, channels, size, last, processors)
+                                      processors, can_wait):
+    p = cuda.plan(images, channels, size, last, processors, can_wait)
     assert p.channels == triton.next_power_of_2(p.channels)
     assert p.positions == triton.next_power_of_2(p.positions)
     assert p.segment * p.splits >= size
     assert p.segment * (p.splits - 1) < size  # no segment is empty
-    assert p.segment % p.positions == 0
-    assert p.splits == 1 or not p.whole
-    assert not p.whole or p.positions >= size
-    assert p.channels * p.positions <= cuda.WHOLE
-    assert 1 <= p.warps <= 32
+    assert p.segment % 16 == 0
+    assert p.way in ('whole', 'split') or can_wait and p.splits > 1
+    assert p.way == 'split' or p.positions >= min(size, p.segment)
+    # Twice as many programs as a row has fit on the GPU with one on each.
+    assert p.way != 'meet' or 2 * p.splits <= processors
+    assert p.channels * p.positions <= cuda.MOST
+    for most in (16, 32):
+        assert 1 <= p.warps(most) <= 32
+        threads = 32 * p.warps(most)
+        assert p.channels * p.positions <= most * threads
 
 
-@pytest.mark.parametrize('shape, whole, splits', [
-    ((2, 64, 400 * 672), False, True),  # stem
-    ((1, 64, 200 * 336), False, True),  # C2 of one image
-    ((2, 256, 200 * 336), False, False),  # C2
-    ((2, 512, 100 * 168), True, False),  # C3
-    ((2, 1024, 50 * 84), True, False),  # C4
-    ((512, 256, 7 * 7), True, False),  # box RoIs
+@pytest.mark.parametrize('shape, way', [
+    ((2, 64, 400 * 672), 'meet'),  # stem
+    ((1, 64, 200 * 336), 'meet'),  # C2 of one image
+    ((2, 256, 200 * 336), 'meet'),  # C2
+    ((2, 512, 100 * 168), 'meet'),  # C3
+    ((2, 1024, 50 * 84), 'whole'),  # C4
+    ((512, 256, 7 * 7), 'whole'),  # box RoIs
+    ((1, 256, 7 * 11), 'whole'),  # P7
 ])
-def test_the_way_over_the_maps_of_a_detector(shape, whole, splits):
+def test_the_way_over_the_maps_of_a_detector(shape, way):
     """At 800 x 1344, on the 132 multiprocessors of an H100."""
     p = cuda.plan(*shape, last=False, processors=132)
-    assert p.whole is whole
-    assert (p.splits > 1) is splits
-    if splits:
-        assert shape[0] * shape[1] * p.splits >= 2 * 132
+    assert p.way == way
+    programs = shape[0] * p.splits * triton.cdiv(shape[1], p.channels)
+    assert programs >= 132
 
 
-# name: shape, channels_last, multiprocessors
+# name: shape, channels_last. Without a GPU, those that meet are split.
 WAYS = {
-    'whole': ((2, 5, 13, 21), False, 4),
-    'whole, many rows': ((5, 70, 7, 7), False, 4),
-    'whole, one position': ((2, 3, 1, 1), False, 4),
-    'loop': ((1, 2, 182, 181), False, 1),
-    'split': ((1, 2, 182, 181), False, 4),
-    'whole, last': ((2, 5, 7, 9), True, 4),
-    'loop, last': ((2, 70, 20, 20), True, 1),
-    'split, last': ((2, 70, 20, 20), True, 4),
+    'whole': ((2, 5, 13, 21), False),
+    'whole, many rows': ((5, 70, 7, 7), False),
+    'whole, one position': ((2, 3, 1, 1), False),
+    'meet': ((1, 2, 182, 181), False),
+    'meet, two segments': ((3, 2, 91, 93), False),
+    'whole, last': ((2, 5, 7, 9), True),
+    'split, last': ((2, 70, 30, 31), True),
+    'split, last, one segment': ((3, 330, 23, 23), True),
 }
 
 
 @pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('with_tau', [True, False])
 @pytest.mark.parametrize('eps, share', [
     (1e-3, None), (1, None), ('C', None), ('C', .3)])
-def test_every_way_is_the_definition(monkeypatch, way, with_tau, eps, share):
+def test_every_way_is_the_definition(way, with_tau, eps, share, dtype):
     """With a share there is a mean, too."""
-    shape, last, processors = WAYS[way]
-    monkeypatch.setattr(cuda, '_processors', lambda device: processors)
-    make = partial(torch.randn, dtype=F64, device=DEVICE)
+    shape, last = WAYS[way]
+    make = partial(torch.randn, dtype=dtype, device=DEVICE)
     torch.manual_seed(0)
     x, grad = make(shape), make(shape)
     if last:
@@ -86,25 +93,30 @@ def test_every_way_is_the_definition(monkeypatch, way, with_tau, eps, share):
     tensor = None if number != 1 else make(
         shape[1] if eps == 'C' else 1).abs() + .1
     others = () if share is None else (make(shape[1]) * 3, share)
-    launch = cuda._Launch(x, tau, tensor)
-    assert launch.meta['WHOLE'] is way.startswith('whole')
-    assert launch.meta['SPLIT'] is way.startswith('split')
+    launch = cuda._launch_of(x, tau, tensor, None, 16)
+    can_wait = DEVICE == 'cuda' and dtype is not F64
+    assert launch.way == ('split' if way.startswith('meet') and not can_wait
+                          else way.partition(',')[0])
     assert launch.meta['LAST'] is last
 
     y, inv = cuda.forward(x, weight, bias, tau, tensor, number, *others)
     got = cuda.backward(grad, x, inv, weight, bias, tau, tensor, number,
                         *others)
-    per_channel = None if tensor is None else tensor.expand(shape[1]).clone()
-    leaves = [None if v is None else v.clone().requires_grad_()
+    per_channel = None if tensor is None else tensor.expand(shape[1])
+    leaves = [None if v is None else v.to(F64, copy=True).requires_grad_()
               for v in (x, weight, bias, tau, per_channel)]
     expected = frn_definition(
-        *leaves[:4], number if tensor is None else leaves[4], *others)
-    torch.testing.assert_close(y, expected.detach())
+        *leaves[:4], number if tensor is None else leaves[4],
+        *(v.to(F64) if torch.is_tensor(v) else v for v in others))
     present = [v for v in leaves if v is not None]
+    gradients = torch.autograd.grad(expected, present, grad.to(F64))
     of = [g for g, v in zip(got, leaves, strict=True) if v is not None]
-    for a, b in zip(of, torch.autograd.grad(expected, present, grad),
-                    strict=True):
-        torch.testing.assert_close(a, b)
+    for a, b in zip((y, *of), (expected, *gradients), strict=True):
+        # On a GPU eps and share come as float32.
+        relative = 1e-5 if dtype is not F64 else (
+            1e-10 if DEVICE == 'cpu' else 1e-7)
+        torch.testing.assert_close(a.to(F64), b, rtol=relative,
+                                   atol=relative * b.abs().max().item())
     assert y.stride() == got[0].stride() == x.stride()
 
 
@@ -114,7 +126,7 @@ import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from frn_mmdet.ops import cuda
+from frn_mmdet.ops import cuda_kernels as kernels
 
 MAPS = ('x_ptr', 'y_ptr', 'z_ptr', 'grad_ptr', 'dx_ptr')
 
@@ -128,8 +140,8 @@ def compile(kernel, meta, maps, arch):
             constants[i, ] = meta[name]
         elif name.endswith('_ptr'):
             signature[name] = maps if name in MAPS else '*fp32'
-            if name == 'bits_ptr':
-                signature[name] = '*u8'
+            signature[name] = dict(bits_ptr='*u8', words_ptr='*i64').get(
+                name, signature[name])
         else:
             signature[name] = (
                 'fp32' if name in ('eps', 'share') else 'i32')
@@ -142,28 +154,28 @@ def compile(kernel, meta, maps, arch):
                           options=dict(num_warps=warps))
 
 
-for channels, positions, whole, split, last, mean in [
-        (64, 64, True, False, False, False),
-        (1, 32768, True, False, False, False),
-        (1, 4096, False, False, False, False),
-        (1, 4096, False, True, False, False),
-        (64, 64, False, True, True, False),
-        (1, 32768, True, False, False, True),
-        (64, 64, False, True, True, True)]:
-    meta = dict(R=channels, B=positions, WHOLE=whole, SPLIT=split, LAST=last,
-                VECTOR=8, TLU=True, EPS=0, MEAN=mean, ACC=tl.float32)
+for way, channels, positions, last, mean in [
+        ('whole', 8, 64, False, False),
+        ('whole', 1, 8192, False, False),
+        ('meet', 1, 4096, False, False),
+        ('split', 1, 4096, False, False),
+        ('split', 64, 64, True, False),
+        ('whole', 1, 8192, False, True),
+        ('split', 64, 64, True, True)]:
+    meta = dict(R=channels, B=positions, WAY=way, SEGMENTS=16, LAST=last,
+                VECTOR=8, TLU=True, EPS=0, MEAN=mean, ACC=tl.float32,
+                num_warps=channels * positions // 512)
     for maps in ('*bf16', '*fp32'):
-        for kernel in (cuda._forward_sums, cuda._forward,
-                       cuda._backward_sums, cuda._backward):
-            if kernel.__name__.endswith('_sums') and not split:
+        for kernel in (kernels.forward_sums, kernels.forward,
+                       kernels.backward_sums, kernels.backward):
+            if kernel.__name__.endswith('_sums') and way != 'split':
                 continue
             text = compile(kernel, meta, maps, ARCH).asm['ptx']
             wide = len(re.findall(r'ld.global\\S*v4', text))
             print('wide' if wide else 'narrow', kernel.__name__, meta, maps)
-compile(cuda._join, dict(T=cuda.JOINED, ACC=tl.float32, num_warps=4), '*fp32',
-        ARCH)
+compile(kernels.join, dict(T=16, ROWS=64, ACC=tl.float32), '*fp32', ARCH)
 for last in (False, True):
-    for kernel in (cuda._tlu, cuda._tlu_backward):
+    for kernel in (kernels.tlu, kernels.tlu_backward):
         meta = dict(R=4, B=1024, LAST=last, ACC=tl.float32)
         text = compile(kernel, meta, '*bf16', ARCH).asm['ptx']
         wide = len(re.findall(r'ld.global\\S*v4', text))
