@@ -27,7 +27,7 @@ def standardize(weight: Tensor, eps: float = 1e-5) -> Tensor:
     Returns:
         Tensor: Shape and dtype of ``weight``.
     """
-    if weight.is_cpu and is_native(weight):  # there is none for CUDA
+    if is_native(weight):
         return KERNEL(weight, eps)
     if by_definition():
         return standardize_definition(weight, eps)
