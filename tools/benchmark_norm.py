@@ -4,7 +4,9 @@ python tools/benchmark_norm.py [--shapes 2x64x200x336 ...] [--dtypes ...]
 
 Forward is that of a test (no gradients, BN with its running averages);
 training is forward and backward. The floor is x.clone() and its backward,
-which copy and do nothing else. All methods of a shape run in turn.
+which copy and do nothing else. All methods of a shape run in turn. On a GPU
+these are times of the GPU, whose queue is never empty; how long the calls of a
+training step keep the CPU is the column host.
 """
 
 import argparse
@@ -115,7 +117,7 @@ def measure_shape(shape, dtype, args):
     x = torch.randn(sizes, **make).to(memory_format=layout)
     grad = torch.randn(sizes, **make).to(memory_format=layout)
     x.requires_grad_()
-    methods, parameters = build(sizes[1], args)
+    methods, parameters = build(sizes[1], x.dtype, args)
 
     def train(layer):
         def step():
@@ -130,11 +132,15 @@ def measure_shape(shape, dtype, args):
         return step
 
     training = {name: train(layer) for name, layer in methods.items()}
-    # glibc always asks the system for what is larger than 32 MiB.
-    fresh = args.device.type == 'cpu' and x.nbytes > 2**25
-    how = dict(device=args.device, seconds=args.seconds,
-               prepare=measure.release_pages if fresh else None)
+    gpu = args.device.type == 'cuda'
+    prepare = None
+    if gpu:
+        prepare = measure.keep_busy(args.device)
+    elif x.nbytes > 2**25:  # what glibc always asks the system for
+        prepare = measure.release_pages
+    how = dict(device=args.device, seconds=args.seconds, prepare=prepare)
     both = measure.interleave(training, **how)
+    host = measure.host_milliseconds(training, args.device) if gpu else {}
     saved = {name: measure.saved_bytes(lambda layer=layer: layer(x),
                                        parameters)
              for name, layer in methods.items()}
@@ -149,16 +155,19 @@ def measure_shape(shape, dtype, args):
     forward = measure.interleave(
         {name: test(layer) for name, layer in methods.items()},
         **how)
+    if gpu:
+        copy = copy_milliseconds(x.detach(), how)
     return [
         dict(shape=shape, dtype=dtype, layout=args.layout, method=name,
              forward_ms=forward[name], training_ms=both[name],
-             saved=saved[name] / x.nbytes, peak=peak[name] / x.nbytes,
-             bandwidth=bandwidth(x, both[name], args.device))
+             host_ms=host.get(name), saved=saved[name] / x.nbytes,
+             peak=peak[name] / x.nbytes,
+             bandwidth=5 / both[name] / (2 / copy) if gpu else None)
         for name in methods
     ]
 
 
-def build(channels, args):
+def build(channels, dtype, args):
     """Return the methods by name, functions of x, and their parameters."""
     def layer(norm):
         return norm.to(args.device)
@@ -188,7 +197,7 @@ def build(channels, args):
         'FRN+TLU': frn,
         'FRN+TLU from BN': layer(FRN(channels, tlu=True, ref_eps=10.)),
         'BN+ReLU': activated(nn.BatchNorm2d(channels)),
-        'GN+ReLU': activated(nn.GroupNorm(32, channels)),
+        'GN+ReLU': activated(group_norm(channels, dtype)),
         'plain': run_plain,
         'definition, compiled': lambda x: compiled(x, weight, bias, tau),
         'rms_norm': run_rms_norm,
@@ -207,19 +216,21 @@ def build(channels, args):
     return chosen, parameters
 
 
-def bandwidth(x, milliseconds, device):
-    """Return the share of a GPU's copy bandwidth that training reached.
+def group_norm(channels, dtype):
+    """GN, which on a GPU takes no parameters of another dtype than the map."""
+    return nn.GroupNorm(32, channels, dtype=dtype)
 
-    Counted on the least traffic: x is read twice, the gradient once, y and
-    the gradient of x are written. On a CPU most of the time of a large map
-    goes into fresh pages, which a copy between old tensors needs none of.
+
+def copy_milliseconds(x, how):
+    """Return what a copy of a map takes on a GPU, which moves it twice.
+
+    The least that training moves is it five times: x is read twice, the
+    gradient once, y and the gradient of x are written. On a CPU most of the
+    time of a large map goes into fresh pages, which a copy between old
+    tensors needs none of.
     """
-    if device.type != 'cuda':
-        return None
-    x = x.detach()
     out = torch.empty_like(x)
-    copy = measure.interleave({'': lambda: out.copy_(x)}, device, .5)['']
-    return 5 / milliseconds / (2 / copy)
+    return measure.interleave({'': lambda: out.copy_(x)}, **how)['']
 
 
 def report(rows, shape, dtype):
@@ -239,6 +250,7 @@ def report(rows, shape, dtype):
     columns['peak / x'] = lambda r: f'{r["peak"]:.2f}'
     if rows[0]['bandwidth'] is not None:
         columns['of copy rate'] = lambda r: f'{r["bandwidth"]:.0%}'
+        columns['host ms'] = lambda r: number(r['host_ms'])
     return table(
         [dict(method=r['method'],
               **{name: f(r) for name, f in columns.items()}) for r in rows],
