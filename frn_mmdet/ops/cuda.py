@@ -13,8 +13,8 @@ channels_last share the kernels. There are three ways over the rows, which
 
 The first two read each element once and keep it in registers. The third is
 for what cannot wait: rows too long for their programs to be on the GPU
-together, channels_last, float64, and Triton's interpreter, which runs one
-program after the other.
+together, channels_last, float64, GPUs that are not NVIDIA's, and Triton's
+interpreter, which runs one program after the other.
 
 Sums run in a fixed order and are never added up by atomics, so runs are equal
 bit by bit. Arithmetic is float32, or float64 for float64 maps (but for eps and
@@ -283,8 +283,10 @@ def _launch_of(x, tau, eps_tensor, mean, most):
 @functools.lru_cache(maxsize=4096)
 def _launch(images, channels, size, last, double, device, tlu, eps, mean,
             most):
-    p = plan(images, channels, size, last, _processors(device),
-             can_wait=device.type == 'cuda' and not double)
+    # Not on AMD's, whose parts do not all see what one of them stored.
+    can_wait = (device.type == 'cuda' and torch.version.cuda is not None
+                and not double)
+    p = plan(images, channels, size, last, _processors(device), can_wait)
     tiles = images * triton.cdiv(channels, p.channels)
     vector = math.gcd(size, 16)
     return _Launch(
