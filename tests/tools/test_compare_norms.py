@@ -68,6 +68,7 @@ def start(environment, tmp_path):
         process.communicate()
 
 
+@pytest.mark.slow  # a dozen trainings
 def test_killed_and_continued(start, tool, tmp_path):
     out = tmp_path / 'out'
     args = [*GRID, '--out', out]
