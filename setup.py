@@ -1,11 +1,22 @@
 """Packaging of frn_mmdet."""
 
+import os
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parent.resolve()
+# What mim and mmengine look for in an installed package, in its folder .mim.
+# MANIFEST.in puts the same files into the sdist, where they stand here.
+MIM = {
+    'configs': ('.py', '.yml', '.md'),
+    'tools': ('.py', '.sh'),
+    'model-index.yml': ('.yml', ),
+}
+NOT_INSTALLED = ['install_stack.sh']  # builds the environment of a clone
 
 
 def version():
@@ -30,6 +41,40 @@ def stack(name):
     return [r for r in requirements(name) if not r.startswith('torch=')]
 
 
+class BuildWithTools(build_py):
+    """Put configs and tools into the wheel, or links to them if editable.
+
+    The copies are made in the build folder, never beside the sources, where
+    they would grow stale and be found before the originals.
+    """
+
+    def run(self):
+        """Build what is Python's, then .mim."""
+        super().run()
+        package = ROOT if self.editable_mode else Path(self.build_lib)
+        mim = package / 'frn_mmdet' / '.mim'
+        shutil.rmtree(mim, ignore_errors=True)  # an earlier build's
+        mim.mkdir(parents=True)
+        for name in MIM:
+            if self.editable_mode:
+                source = os.path.relpath(ROOT / name, mim)
+                (mim / name).symlink_to(source, (ROOT / name).is_dir())
+        if not self.editable_mode:
+            for source, target in self.mim_files(mim):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self.copy_file(str(source), str(target))
+
+    @staticmethod
+    def mim_files(mim):
+        """Yield each file and where it goes."""
+        for name, suffixes in MIM.items():
+            files = [ROOT / name, *sorted((ROOT / name).rglob('*'))]
+            for path in files:
+                if (path.is_file() and path.suffix in suffixes
+                        and path.name not in NOT_INSTALLED):
+                    yield path, mim / path.relative_to(ROOT)
+
+
 setup(
     name='frn_mmdet',
     version=version(),
@@ -47,6 +92,7 @@ setup(
     packages=find_packages(include=['frn_mmdet', 'frn_mmdet.*']),
     # Compiled on first use, against the torch that is there: see ops/cpu.py.
     package_data={'frn_mmdet.ops': ['*.cpp', '*.h']},
+    cmdclass=dict(build_py=BuildWithTools),
     python_requires='>=3.10',
     # Two families of packages provide mmengine, mmcv and mmdet under the same
     # import names. Requiring one would break an installation of the other, so

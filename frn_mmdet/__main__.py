@@ -1,0 +1,85 @@
+"""Run a tool of frn_mmdet, from wherever it is installed.
+
+python -m frn_mmdet TOOL [ARGUMENTS]
+
+The arguments are the tool's own, and --help after its name lists them. Where a
+config is wanted, frn_mmdet::FOLDER/NAME.py is one of those that are installed
+with frn_mmdet.
+"""
+
+import ast
+import os
+import runpy
+import sys
+from pathlib import Path
+
+from .errors import ConfigError
+from .files import config_path, folder
+
+OWN = 'frn_mmdet::'
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run what the first argument names with the others."""
+    args = sys.argv[1:] if argv is None else argv
+    try:
+        tools = find_tools()
+        if not args or args[0] in ('-h', '--help'):
+            print(usage(tools))
+            sys.exit(0 if args else 2)
+        if args[0] not in tools:
+            raise ConfigError(
+                f'{args[0]}: frn_mmdet has no such tool; there are '
+                f'{", ".join(tools)}')
+        run(tools[args[0]], [find_config(word) for word in args[1:]])
+    except ConfigError as error:
+        sys.exit(f'error: {error}')
+
+
+def find_tools() -> dict[str, Path]:
+    """Return the tools by name: the scripts that can be run by themselves.
+
+    Others are parts of those, or (install_stack.sh) need a clone.
+    """
+    paths = sorted(folder('tools').iterdir())
+    return {path.stem: path for path in paths
+            if path.match('dist_*.sh')
+            or path.suffix == '.py' and "if __name__ == '__main__'" in
+            path.read_text(encoding='utf-8')}
+
+
+def usage(tools: dict[str, Path]) -> str:
+    """Return what --help prints."""
+    width = max(map(len, tools))
+    lines = [f'  {name:{width}}  {summary(path)}'
+             for name, path in tools.items()]
+    return '\n'.join([
+        __doc__, 'Tools:', *lines, '', f'Configs: {folder("configs")}'])
+
+
+def summary(path: Path) -> str:
+    """Return what a tool says of itself in its first line."""
+    text = path.read_text(encoding='utf-8')
+    if path.suffix == '.sh':
+        return text.splitlines()[1].strip('# ').partition(':')[0] + '.'
+    return ast.get_docstring(ast.parse(text)).splitlines()[0]
+
+
+def find_config(word: str) -> str:
+    """Return an argument with the path of an installed config."""
+    if word.startswith(OWN):
+        return config_path(word.removeprefix(OWN))
+    return word
+
+
+def run(path: Path, args: list[str]) -> None:
+    """Run a tool as if its path had been typed."""
+    sys.argv[:] = [str(path), *args]
+    if path.suffix == '.sh':
+        os.environ.setdefault('PYTHON', sys.executable)
+        os.execvp('bash', ['bash', *sys.argv])
+    runpy.run_path(str(path), run_name='__main__')
+
+
+if __name__ == '__main__':
+    main()
