@@ -19,7 +19,7 @@ DEMO_NAME := retinanet_r18_fpn_frn_shapes
 DEMO_CONFIG := configs/demo/$(DEMO_NAME).py
 DEMO_DIR := work_dirs/$(DEMO_NAME)
 
-.PHONY: help env demo test test-slow lint clean distclean
+.PHONY: help env demo test test-slow lint wheel clean distclean
 
 help:  ## this list (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' \
@@ -58,8 +58,12 @@ test-slow: $(STAMP)  ## the tests that take minutes
 lint: $(STAMP)  ## style
 	$(PYTHON) -m ruff check .
 
+wheel: $(STAMP)  ## dist/frn_mmdet-VERSION-py3-none-any.whl
+	rm -rf build  # else what was deleted since then is built again
+	$(PYTHON) -m pip wheel --no-deps --no-build-isolation -w dist .
+
 clean:  ## removes what the demo and the tools wrote
-	rm -rf $(DEMO_DATA) $(DEMO_DIR) build *.egg-info \
+	rm -rf $(DEMO_DATA) $(DEMO_DIR) build dist *.egg-info \
 		.pytest_cache .ruff_cache .hypothesis
 
 distclean: clean  ## removes the environments as well
