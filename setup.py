@@ -55,11 +55,12 @@ class BuildWithTools(build_py):
         mim = package / 'frn_mmdet' / '.mim'
         shutil.rmtree(mim, ignore_errors=True)  # an earlier build's
         mim.mkdir(parents=True)
-        for name in MIM:
-            if self.editable_mode:
-                source = os.path.relpath(ROOT / name, mim)
-                (mim / name).symlink_to(source, (ROOT / name).is_dir())
-        if not self.editable_mode:
+        if self.editable_mode:
+            for name in MIM:
+                source = ROOT / name
+                (mim / name).symlink_to(
+                    os.path.relpath(source, mim), source.is_dir())
+        else:
             for source, target in self.mim_files(mim):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self.copy_file(str(source), str(target))

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from frn_mmdet import __version__
+
 ROOT = Path(__file__).parents[1]
 SOURCES = ['setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE',
            'model-index.yml', 'requirements', 'configs', 'tools', 'frn_mmdet']
-NAME = 'frn_mmdet-0.1.0'
+NAME = f'frn_mmdet-{__version__}'
 WHEEL = f'{NAME}-py3-none-any.whl'
 MIM = 'frn_mmdet/.mim/'
 
