@@ -1,0 +1,1 @@
+"""Detectors outside PyTorch: ONNX."""
