@@ -1,7 +1,6 @@
 """Write a detector as ONNX."""
 
 import copy
-import logging
 import warnings
 from pathlib import Path
 
