@@ -23,8 +23,9 @@ def frn_definition(x: Tensor,
         x_wide = x_wide - per_channel(mean, x)
     # Cast, then square: a half-precision square overflows from |x| = 256.
     nu2 = mean_square(x_wide)
-    x_hat = x_wide * (nu2 * share + per_channel(eps, x)).rsqrt()
-    y = x_hat * per_channel(weight, x) + per_channel(bias, x)
+    # Multiply rows with numbers first, since each pass over a map is time.
+    scale = (nu2 * share + per_channel(eps, x)).rsqrt()
+    y = x_wide * (scale * per_channel(weight, x)) + per_channel(bias, x)
     if tau is not None:
         y = threshold(y, per_channel(tau, x))
     return y.to(x.dtype)
@@ -46,7 +47,12 @@ def threshold(y: Tensor, tau: Tensor) -> Tensor:
     Backward keeps the comparison (one byte an element), not ``y``. The result
     is NaN where either is, as that of ``torch.maximum``; to add -0 changes
     no number.
+
+    Where it leaves PyTorch without its gradient it is ``torch.maximum``: to
+    other runtimes that is one operation, and the above three.
     """
+    if exported() and not torch.is_grad_enabled():
+        return torch.maximum(y, tau)
     nan = torch.where(tau != tau, tau, -0.).detach()
     return torch.where(y < tau, tau, y + nan)
 
@@ -60,7 +66,8 @@ def mean_square(x: Tensor) -> Tensor:
     dims = spatial_dims(x)
     if not exported() and 0 in x.shape[2:]:
         return x.sum(dims, keepdim=True) + 1
-    return x.square().mean(dims, keepdim=True)
+    # Not square(): ONNX has but a Pow for it.
+    return (x * x).mean(dims, keepdim=True)
 
 
 def exported() -> bool:
