@@ -28,10 +28,17 @@ class Detections(nn.Module):
     Args:
         detector (nn.Module): A RetinaNet, in test mode.
 
+    Attributes:
+        dtype (torch.dtype): Of the detector's weights.
+        names (list[str]): Of what it returns.
+
     Raises:
         ConfigError: If it is another detector, or its ``test_cfg`` asks for
             something that is not done here.
     """
+
+    dtype = torch.float32
+    names = ['dets', 'labels']
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
@@ -43,8 +50,8 @@ class Detections(nn.Module):
         """Detect.
 
         Args:
-            images (Tensor): Shape (N, 3, H, W), normalised and padded as the
-                detector's ``data_preprocessor`` leaves them.
+            images (Tensor): Shape (N, 3, H, W), float32, normalised and
+                padded as the detector's ``data_preprocessor`` leaves them.
             sizes (Tensor): Shape (N, 2), int64: height and width in pixels
                 of each image without its padding; boxes end there.
 
@@ -57,7 +64,7 @@ class Detections(nn.Module):
         """
         head = self.detector.bbox_head
         cfg = head.test_cfg
-        maps = head(self.detector.extract_feat(images))
+        maps = head(self.detector.extract_feat(images.to(self.dtype)))
         scores, labels, boxes = self._candidates(*maps, sizes)
         valid = scores > cfg.score_thr
         least = cfg.get('min_bbox_size', -1)
@@ -111,20 +118,19 @@ def check(detector: nn.Module) -> None:
         raise ConfigError(f'model.type: {type(detector).__name__} is not '
                           'exported, only RetinaNet is')
     head = detector.bbox_head
-    for key, part, wanted in (
-            ('bbox_head', head, AnchorHead),
-            ('bbox_head.anchor_generator', head.prior_generator,
-             AnchorGenerator),
-            ('bbox_head.bbox_coder', head.bbox_coder, DeltaXYWHBBoxCoder)):
-        if not isinstance(part, wanted) or (
-                wanted is not AnchorHead and type(part) is not wanted):
-            raise ConfigError(f'model.{key}: {type(part).__name__} is not '
-                              f'exported, only {wanted.__name__} is')
-    if any(getattr(type(head), name) is not getattr(BaseDenseHead, name)
-           for name in PREDICT) or getattr(
-               head.loss_cls, 'custom_cls_channels', False):
+    if (not isinstance(head, AnchorHead)
+            or any(getattr(type(head), name) is not getattr(
+                BaseDenseHead, name) for name in PREDICT)
+            or getattr(head.loss_cls, 'custom_cls_channels', False)):
         raise ConfigError(f'model.bbox_head: {type(head).__name__} predicts '
                           'in a way of its own, which is not exported')
+    for key, part, wanted in (
+            ('anchor_generator', head.prior_generator, AnchorGenerator),
+            ('bbox_coder', head.bbox_coder, DeltaXYWHBBoxCoder)):
+        if type(part) is not wanted:
+            raise ConfigError(
+                f'model.bbox_head.{key}: {type(part).__name__} is not '
+                f'exported, only {wanted.__name__} is')
     cfg = head.test_cfg
     for key in 'nms_pre', 'max_per_img':
         if cfg.get(key, -1) < 1:
@@ -134,8 +140,8 @@ def check(detector: nn.Module) -> None:
     if nms.get('type', 'nms') != 'nms' or 'iou_threshold' not in nms or (
             set(nms) - NMS_KEYS):
         raise ConfigError(
-            f"model.test_cfg.nms: {nms or None} is not exported; only "
-            f"dict(type='nms', iou_threshold=...) is")
+            f'model.test_cfg.nms: {dict(nms) or None} is not exported, only '
+            "dict(type='nms', iou_threshold=...) is")
 
 
 def rows(x: Tensor, channels: int) -> Tensor:
