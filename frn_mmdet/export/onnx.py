@@ -46,7 +46,7 @@ def export_onnx(detector: nn.Module, path: Path, raw: bool = False,
         raise ConfigError(f'to export needs the package {error.name}: pip '
                           'install onnx onnxscript') from error
     detector = fold_ws(copy.deepcopy(detector)).cpu().float().eval()
-    model = (RawMaps if raw else Detections)(detector)
+    model = (RawMaps if raw else Detections)(detector).eval()
     if fp16:
         halve(detector)
         model.dtype = torch.float16

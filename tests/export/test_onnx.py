@@ -1,0 +1,143 @@
+"""A detector that was exported finds what ``predict`` finds."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from torch import nn
+
+from frn_mmdet import FRN
+from frn_mmdet.errors import ConfigError
+from frn_mmdet.export.half import halve
+from frn_mmdet.export.onnx import export_onnx
+from frn_mmdet.export.raw import RawMaps
+from frn_mmdet.export.retinanet import Detections
+
+# Three levels: symbolic shapes are what an export takes its time for.
+FEW = {
+    'neck.num_outs': 3,
+    'bbox_head.num_classes': 5,
+    'bbox_head.stacked_convs': 1,
+    'bbox_head.anchor_generator.strides': [8, 16, 32],
+    'test_cfg.nms_pre': 200,
+    'test_cfg.score_thr': 0.5,
+}
+
+
+@pytest.fixture
+def detector(small):
+    """detector(norm_cfg, options): as if trained, its scores are spread."""
+
+    def _detector(norm_cfg='FRN', options=None):
+        model = small('RetinaNet', norm_cfg, FEW | (options or {})).eval()
+        random = torch.Generator().manual_seed(1)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.data += 0.2 * torch.randn(
+                    parameter.shape, generator=random)
+        head = model.bbox_head
+        head.retina_cls.weight.data *= 4
+        head.retina_reg.weight.data *= 10
+        head.retina_cls.bias.data.fill_(-1.)
+        return model
+
+    return _detector
+
+
+def batch(count, height, width, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, 3, height, width, generator=random)
+    sizes = [[height - 5 * i, width - 9 * i] for i in range(count)]
+    return images, torch.tensor(sizes)
+
+
+def predict(model, images, sizes):
+    samples = [DetDataSample(metainfo=dict(img_shape=tuple(size)))
+               for size in sizes.tolist()]
+    with torch.no_grad():
+        samples = model.predict(images, samples, rescale=False)
+    return [sample.pred_instances for sample in samples]
+
+
+def assert_found(expected, dets, labels):
+    """The same boxes in the same order."""
+    assert len(expected) == len(dets) == len(labels)
+    for wanted, det, label in zip(expected, dets, labels, strict=True):
+        count = len(wanted)
+        assert (label >= 0).sum() == count
+        np.testing.assert_array_equal(label[:count], wanted.labels)
+        np.testing.assert_allclose(det[:count, 4], wanted.scores, atol=1e-3)
+        np.testing.assert_allclose(det[:count, :4], wanted.bboxes, atol=0.1)
+        assert (det[count:] == 0).all() and (label[count:] == -1).all()
+
+
+def test_it_finds_in_onnxruntime_what_predict_does(detector, tmp_path):
+    runtime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    model = detector(dict(type='FRN', ws=True))
+    before = copy.deepcopy(model.state_dict())
+    export_onnx(model, tmp_path / 'out.onnx')
+    after = model.state_dict()
+    assert all(value.equal(after[key]) for key, value in before.items())
+
+    session = runtime.InferenceSession(tmp_path / 'out.onnx')
+    for count, height, width in (1, 128, 160), (3, 100, 75):
+        images, sizes = batch(count, height, width)
+        expected = predict(model, images, sizes)
+        assert any(len(found) for found in expected)
+        dets, labels = session.run(
+            None, dict(images=images.numpy(), sizes=sizes.numpy()))
+        assert_found(expected, dets, labels)
+
+
+@pytest.mark.parametrize('options', [
+    {},
+    {'test_cfg.max_per_img': 7},
+    {'test_cfg.nms_pre': 10, 'test_cfg.score_thr': 0.},
+    {'test_cfg.score_thr': 0.999},
+    {'test_cfg.min_bbox_size': 20},
+    {'test_cfg.nms.iou_threshold': 0.1, 'test_cfg.nms.class_agnostic': True},
+    {'bbox_head.bbox_coder.clip_border': False},
+    {'bbox_head.bbox_coder.add_ctr_clamp': True,
+     'bbox_head.bbox_coder.ctr_clamp': 2},
+    {'bbox_head.loss_cls':
+        dict(_delete_=True, type='CrossEntropyLoss', use_sigmoid=False)},
+], ids=str)
+def test_it_does_as_the_config_says(detector, options):
+    model = detector(options=options)
+    images, sizes = batch(2, 96, 128)
+    with torch.no_grad():
+        dets, labels = Detections(model)(images, sizes)
+    expected = predict(model, images, sizes)
+    assert_found(expected, dets.numpy(), labels.numpy())
+
+
+@pytest.mark.parametrize('options, words', [
+    ({'test_cfg.nms_pre': -1}, 'test_cfg.nms_pre: -1'),
+    ({'test_cfg.nms.type': 'soft_nms'}, 'test_cfg.nms'),
+    ({'bbox_head.bbox_coder.type': 'LegacyDeltaXYWHBBoxCoder'},
+     'bbox_head.bbox_coder: LegacyDeltaXYWHBBoxCoder'),
+])
+def test_what_it_cannot_do_is_an_error(detector, options, words):
+    with pytest.raises(ConfigError, match=words):
+        Detections(detector(options=options))
+
+
+def test_another_detector_is_an_error(small):
+    model = small('MaskRCNN')
+    with pytest.raises(ConfigError, match='model.type: MaskRCNN'):
+        Detections(model)
+    feats = 5
+    assert len(RawMaps(model)(torch.zeros(1, 3, 64, 64))) == feats + 2 * 5
+
+
+def test_half_precision_squares_in_float32():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), FRN(4)).eval()
+    x = 2000 * torch.randn(1, 3, 9, 9)
+    with torch.no_grad():
+        wanted = model(x)
+        y = halve(model)(x.half())
+    assert y.dtype == torch.float16
+    torch.testing.assert_close(y.float(), wanted, rtol=5e-3, atol=5e-3)
