@@ -98,14 +98,14 @@ class Detections(nn.Module):
             scores = scores.flatten(1)
             scores, best = scores.topk(
                 torch.sym_min(head.test_cfg.nms_pre, scores.shape[1]))
-            if head.use_sigmoid_cls:  # of these alone: it keeps the order
-                scores = scores.sigmoid()
             anchors = best // classes
-            boxes = decode(priors[anchors],
-                           pick(rows(deltas.float(), 4), anchors), sizes,
-                           head.bbox_coder)
-            levels.append((scores, best % classes, boxes))
-        return tuple(torch.cat(x, 1) for x in zip(*levels, strict=True))
+            levels.append((scores, best % classes, priors[anchors],
+                           pick(rows(deltas.float(), 4), anchors)))
+        scores, labels, priors, deltas = (
+            torch.cat(level, 1) for level in zip(*levels, strict=True))
+        if head.use_sigmoid_cls:  # of these alone: it keeps the order
+            scores = scores.sigmoid()
+        return scores, labels, decode(priors, deltas, sizes, head.bbox_coder)
 
 
 def check(detector: nn.Module) -> None:
