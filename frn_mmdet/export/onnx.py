@@ -1,9 +1,11 @@
 """Write a detector as ONNX."""
 
 import copy
+import keyword
 from pathlib import Path
 
 import torch
+from mmcv.cnn import ConvModule
 from torch import nn
 
 from ..errors import ConfigError
@@ -46,6 +48,7 @@ def export_onnx(detector: nn.Module, path: Path, raw: bool = False,
         raise ConfigError(f'to export needs the package {error.name}: pip '
                           'install onnx onnxscript') from error
     detector = fold_ws(copy.deepcopy(detector)).cpu().float().eval()
+    rename_keywords(detector)
     model = (RawMaps if raw else Detections)(detector).eval()
     if fp16:
         halve(detector)
@@ -69,3 +72,17 @@ def export_onnx(detector: nn.Module, path: Path, raw: bool = False,
                 ['batch', 'detections', *output.shape[2:]])
     with whole_file(path, 'OUT') as file:
         file.write(program.model_proto.SerializeToString())
+
+
+def rename_keywords(model: nn.Module) -> None:
+    """Give norms another name, in place, that are called as a keyword is.
+
+    An InstanceNorm is ``in`` to mmcv, and ``torch.export`` writes Python.
+    """
+    for module in model.modules():
+        if isinstance(module, ConvModule) and module.with_norm:
+            name, norm = module.norm_name, module.norm
+            if keyword.iskeyword(name):
+                delattr(module, name)
+                module.norm_name = f'{name}_'
+                module.add_module(module.norm_name, norm)
