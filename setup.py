@@ -102,6 +102,7 @@ setup(
     extras_require={
         'onedl': stack('onedl'),
         'openmmlab': stack('openmmlab'),
+        'export': requirements('export'),
         'tests': requirements('tests'),
     },
 )

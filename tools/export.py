@@ -30,7 +30,8 @@ from frn_mmdet.loading import checkpoints_explained
 def main(argv=None):
     """Export."""
     args = parse_args(argv)
-    logging.disable(logging.WARNING)
+    # It names what it does not find, such as torchvision, which nobody needs.
+    logging.getLogger('torch.onnx').setLevel(logging.ERROR)
     try:
         export(args)
     except ConfigError as error:

@@ -2,6 +2,7 @@
 
 import copy
 import keyword
+import warnings
 from pathlib import Path
 
 import torch
@@ -61,7 +62,8 @@ def export_onnx(detector: nn.Module, path: Path, raw: bool = False,
         args.append(torch.tensor([images.shape[2:]] * len(images)))
         names.append('sizes')
         shapes.append({0: 'batch'})
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of torch about itself
         program = torch.onnx.export(
             model, tuple(args), input_names=names, output_names=model.names,
             dynamic_shapes=tuple(shapes), opset_version=OPSET, dynamo=True,
