@@ -23,9 +23,8 @@ def frn_definition(x: Tensor,
         x_wide = x_wide - per_channel(mean, x)
     # Cast, then square: a half-precision square overflows from |x| = 256.
     nu2 = mean_square(x_wide)
-    # Multiply rows with numbers first, since each pass over a map is time.
-    scale = (nu2 * share + per_channel(eps, x)).rsqrt()
-    y = x_wide * (scale * per_channel(weight, x)) + per_channel(bias, x)
+    x_hat = x_wide * (nu2 * share + per_channel(eps, x)).rsqrt()
+    y = x_hat * per_channel(weight, x) + per_channel(bias, x)
     if tau is not None:
         y = threshold(y, per_channel(tau, x))
     return y.to(x.dtype)
