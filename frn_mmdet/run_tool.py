@@ -1,8 +1,10 @@
 """Run mmdet's own tools, after a look at what they are given."""
 
 import argparse
+import atexit
 import errno
 import importlib.util
+import logging
 import os
 import sys
 import tempfile
@@ -39,8 +41,9 @@ def run_mmdet_tool(name: str, splits: tuple[str, ...]) -> None:
         with checkpoints_explained():
             tool.main()
         if torch.distributed.is_initialized():
-            # Or its threads may abort the process as it ends.
             torch.distributed.destroy_process_group()
+            if args.launcher == 'pytorch':
+                _end_process()
     except ConfigError as error:
         sys.exit(f'error: {error}')
     except OSError as error:
@@ -113,6 +116,20 @@ def _check_folder(what: str, path: str) -> None:
     except OSError as error:
         raise ConfigError(
             f'{what}: {path} cannot be written: {error.strerror}') from error
+
+
+def _end_process():
+    """End one of several processes, as all of Python's part of it has.
+
+    A thread of the group that still wants the interpreter while that is
+    taken down aborts the process, after everything was written (Python 3.11
+    unwinds it through C++; seen twice, on a busy machine).
+    """
+    logging.shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _start_group_of_cpus() -> None:

@@ -48,9 +48,11 @@ def threshold(y: Tensor, tau: Tensor) -> Tensor:
     no number.
 
     Where it leaves PyTorch without its gradient it is ``torch.maximum``: to
-    other runtimes that is one operation, and the above three.
+    other runtimes that is one operation, and the above three. Not to a trace,
+    which is checked with gradients and without, and has to be one graph.
     """
-    if exported() and not torch.is_grad_enabled():
+    if (exported() and not torch.is_grad_enabled()
+            and not torch.jit.is_tracing()):
         return torch.maximum(y, tau)
     nan = torch.where(tau != tau, tau, -0.).detach()
     return torch.where(y < tau, tau, y + nan)
