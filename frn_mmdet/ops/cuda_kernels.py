@@ -210,25 +210,34 @@ def _dots(grad_ptr, x_ptr, mean, start, live, first, end, step, scale, bias,
 
 
 @triton.jit
-def _channels(inv_ptr, weight_ptr, bias_ptr, tau_ptr, row, c, live,
-              TLU: tl.constexpr, ACC: tl.constexpr):
-    """inv, scale, bias and tau, as backward needs them."""
+def _parameters(weight_ptr, bias_ptr, tau_ptr, c, live, TLU: tl.constexpr,
+                ACC: tl.constexpr):
+    """weight, bias and tau of channels; without a TLU tau is not read."""
     weight = tl.load(weight_ptr + c, live, other=0.).to(ACC)
     bias = tl.load(bias_ptr + c, live, other=0.).to(ACC)
-    inv = tl.load(inv_ptr + row, live, other=0.)
     tau = bias
     if TLU:
         tau = tl.load(tau_ptr + c, live, other=0.).to(ACC)
+    return weight, bias, tau
+
+
+@triton.jit
+def _channels(inv_ptr, weight_ptr, bias_ptr, tau_ptr, row, c, live,
+              TLU: tl.constexpr, ACC: tl.constexpr):
+    """inv, scale, bias and tau, as backward needs them."""
+    weight, bias, tau = _parameters(weight_ptr, bias_ptr, tau_ptr, c, live,
+                                    TLU, ACC)
+    inv = tl.load(inv_ptr + row, live, other=0.)
     return inv, inv * weight, bias, tau
 
 
 @triton.jit
 def forward_sums(x_ptr, mean_ptr, sums_ptr, images, channels, groups,
-                  segment, splits, R: tl.constexpr, B: tl.constexpr,
-                  WAY: tl.constexpr, SEGMENTS: tl.constexpr,
-                  LAST: tl.constexpr, VECTOR: tl.constexpr,
-                  TLU: tl.constexpr, EPS: tl.constexpr, MEAN: tl.constexpr,
-                  ACC: tl.constexpr):
+                 segment, splits, R: tl.constexpr, B: tl.constexpr,
+                 WAY: tl.constexpr, SEGMENTS: tl.constexpr,
+                 LAST: tl.constexpr, VECTOR: tl.constexpr,
+                 TLU: tl.constexpr, EPS: tl.constexpr, MEAN: tl.constexpr,
+                 ACC: tl.constexpr):
     """Sums of squares of a segment, to (splits, N, C)."""
     tile, split = _number(x_ptr, 0, 0, splits, WAY)
     c, live, row, start, step, size, first, end = _rows(
@@ -241,11 +250,11 @@ def forward_sums(x_ptr, mean_ptr, sums_ptr, images, channels, groups,
 
 @triton.jit
 def forward(x_ptr, weight_ptr, bias_ptr, tau_ptr, eps_ptr, eps, mean_ptr,
-             share, sums_ptr, words_ptr, y_ptr, inv_ptr, images, channels,
-             groups, segment, splits, R: tl.constexpr, B: tl.constexpr,
-             WAY: tl.constexpr, SEGMENTS: tl.constexpr, LAST: tl.constexpr,
-             VECTOR: tl.constexpr, TLU: tl.constexpr, EPS: tl.constexpr,
-             MEAN: tl.constexpr, ACC: tl.constexpr):
+            share, sums_ptr, words_ptr, y_ptr, inv_ptr, images, channels,
+            groups, segment, splits, R: tl.constexpr, B: tl.constexpr,
+            WAY: tl.constexpr, SEGMENTS: tl.constexpr, LAST: tl.constexpr,
+            VECTOR: tl.constexpr, TLU: tl.constexpr, EPS: tl.constexpr,
+            MEAN: tl.constexpr, ACC: tl.constexpr):
     """Equations (1) to (3)."""
     tile, split = _number(words_ptr, images * channels,
                           images * tl.cdiv(channels, R), splits, WAY)
@@ -259,11 +268,8 @@ def forward(x_ptr, weight_ptr, bias_ptr, tau_ptr, eps_ptr, eps, mean_ptr,
         shift = tl.zeros((R, ), ACC) + tl.load(eps_ptr).to(ACC) * eps
     else:
         shift = tl.load(eps_ptr + c, live, other=1.).to(ACC) * eps
-    weight = tl.load(weight_ptr + c, live, other=0.).to(ACC)
-    bias = tl.load(bias_ptr + c, live, other=0.).to(ACC)
-    tau = bias
-    if TLU:
-        tau = tl.load(tau_ptr + c, live, other=0.).to(ACC)
+    weight, bias, tau = _parameters(weight_ptr, bias_ptr, tau_ptr, c, live,
+                                    TLU, ACC)
 
     if WAY != 'split':
         at = first + tl.arange(0, B)
@@ -303,12 +309,12 @@ def _store_sums(sums_ptr, dot, kept, cut, split, row, live, rows, splits):
 
 @triton.jit
 def backward_sums(grad_ptr, x_ptr, inv_ptr, weight_ptr, bias_ptr, tau_ptr,
-                   mean_ptr, sums_ptr, images, channels, groups, segment,
-                   splits, R: tl.constexpr, B: tl.constexpr,
-                   WAY: tl.constexpr, SEGMENTS: tl.constexpr,
-                   LAST: tl.constexpr, VECTOR: tl.constexpr,
-                   TLU: tl.constexpr, EPS: tl.constexpr, MEAN: tl.constexpr,
-                   ACC: tl.constexpr):
+                  mean_ptr, sums_ptr, images, channels, groups, segment,
+                  splits, R: tl.constexpr, B: tl.constexpr,
+                  WAY: tl.constexpr, SEGMENTS: tl.constexpr,
+                  LAST: tl.constexpr, VECTOR: tl.constexpr,
+                  TLU: tl.constexpr, EPS: tl.constexpr, MEAN: tl.constexpr,
+                  ACC: tl.constexpr):
     """The three sums of a segment, to (3, splits, N, C)."""
     tile, split = _number(x_ptr, 0, 0, splits, WAY)
     c, live, row, start, step, size, first, end = _rows(
@@ -324,11 +330,11 @@ def backward_sums(grad_ptr, x_ptr, inv_ptr, weight_ptr, bias_ptr, tau_ptr,
 
 @triton.jit
 def backward(grad_ptr, x_ptr, inv_ptr, weight_ptr, bias_ptr, tau_ptr,
-              mean_ptr, sums_ptr, words_ptr, share, dx_ptr, images,
-              channels, groups, segment, splits, R: tl.constexpr,
-              B: tl.constexpr, WAY: tl.constexpr, SEGMENTS: tl.constexpr,
-              LAST: tl.constexpr, VECTOR: tl.constexpr, TLU: tl.constexpr,
-              EPS: tl.constexpr, MEAN: tl.constexpr, ACC: tl.constexpr):
+             mean_ptr, sums_ptr, words_ptr, share, dx_ptr, images,
+             channels, groups, segment, splits, R: tl.constexpr,
+             B: tl.constexpr, WAY: tl.constexpr, SEGMENTS: tl.constexpr,
+             LAST: tl.constexpr, VECTOR: tl.constexpr, TLU: tl.constexpr,
+             EPS: tl.constexpr, MEAN: tl.constexpr, ACC: tl.constexpr):
     """Section 3.2: dx = inv * (I - x_hat x_hat^T / N) dx_hat.
 
     Also writes the three sums, unless ``backward_sums`` has.
@@ -373,8 +379,8 @@ def backward(grad_ptr, x_ptr, inv_ptr, weight_ptr, bias_ptr, tau_ptr,
 
 @triton.jit
 def join(sums_ptr, inv_ptr, weight_ptr, dweight_ptr, dbias_ptr, dtau_ptr,
-          deps_ptr, images, channels, splits, ACC: tl.constexpr,
-          T: tl.constexpr, ROWS: tl.constexpr):
+         deps_ptr, images, channels, splits, ACC: tl.constexpr,
+         T: tl.constexpr, ROWS: tl.constexpr):
     """Parameter gradients: the sums over segments and images."""
     c = tl.program_id(0) * T + tl.arange(0, T)
     live = c < channels
@@ -423,8 +429,8 @@ def _bytes(bits_ptr, unit, units, length, R: tl.constexpr, B: tl.constexpr):
 
 @triton.jit
 def tlu(x_ptr, tau_ptr, z_ptr, bits_ptr, units, length, channels,
-         R: tl.constexpr, B: tl.constexpr, LAST: tl.constexpr,
-         ACC: tl.constexpr):
+        R: tl.constexpr, B: tl.constexpr, LAST: tl.constexpr,
+        ACC: tl.constexpr):
     """Equation (3), and a bit for every element, set where it was below."""
     unit, at, where, mask = _units(units, length, R, B)
     x = tl.load(x_ptr + where, mask, other=0.)
@@ -445,8 +451,8 @@ def tlu(x_ptr, tau_ptr, z_ptr, bits_ptr, units, length, channels,
 
 @triton.jit
 def tlu_backward(grad_ptr, bits_ptr, dx_ptr, sums_ptr, units, length,
-                  R: tl.constexpr, B: tl.constexpr, LAST: tl.constexpr,
-                  ACC: tl.constexpr):
+                 R: tl.constexpr, B: tl.constexpr, LAST: tl.constexpr,
+                 ACC: tl.constexpr):
     """The gradient of x, and of tau the sums over a tile."""
     unit, at, where, mask = _units(units, length, R, B)
     grad = tl.load(grad_ptr + where, mask, other=0.)
