@@ -30,7 +30,8 @@ help:  ## this list (the default)
 env: $(STAMP)  ## the environment, which the others build if it is missing
 
 $(STAMP): tools/install_stack.sh setup.py requirements/$(STACK).txt \
-		requirements/build.txt requirements/tests.txt
+		requirements/build.txt requirements/tests.txt \
+		requirements/export.txt
 	tools/install_stack.sh $(STACK) $(VENV)
 	@touch $@
 

@@ -206,8 +206,9 @@ main() {
       here), or taken from pip's cache"
   run mmcv "$(pin mmcv)$compile" install_mmcv
   run stack "the rest of $pins" pip install -r "$pins"
-  run tests 'what tests and lint need' \
-    pip install --constraint "$pins" -r requirements/tests.txt
+  run tests 'what tests, lint and export need' \
+    pip install --constraint "$pins" -r requirements/tests.txt \
+      -r requirements/export.txt
   # --no-build-isolation: setuptools is here, none need be fetched
   run package 'frn_mmdet itself, editable' \
     pip install --no-deps --no-build-isolation --editable .

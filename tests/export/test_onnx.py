@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from mmdet.structures import DetDataSample
@@ -73,16 +74,15 @@ def assert_found(expected, dets, labels):
         assert (det[count:] == 0).all() and (label[count:] == -1).all()
 
 
+@pytest.mark.slow  # tests/tools/test_export.py has another export
 def test_it_finds_in_onnxruntime_what_predict_does(detector, tmp_path):
-    runtime = pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
     model = detector(dict(type='FRN', ws=True))
     before = copy.deepcopy(model.state_dict())
     export_onnx(model, tmp_path / 'out.onnx')
     after = model.state_dict()
     assert all(value.equal(after[key]) for key, value in before.items())
 
-    session = runtime.InferenceSession(tmp_path / 'out.onnx')
+    session = onnxruntime.InferenceSession(tmp_path / 'out.onnx')
     for count, height, width in (1, 128, 160), (3, 100, 75):
         images, sizes = batch(count, height, width)
         expected = predict(model, images, sizes)

@@ -1,0 +1,77 @@
+"""An exported detector in the runtimes that it was written for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import ConfigError
+
+Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]
+
+
+def open_in(runtime: str, path: Path, threads: int | None = None) -> Run:
+    """Load a file for the CPU.
+
+    Args:
+        runtime (str): One of :data:`RUNTIMES`.
+        path (Path): Of the ONNX file.
+        threads (int, optional): Of the CPU; the runtime's own choice if
+            None. Defaults to None.
+
+    Returns:
+        function: Takes a dict of the inputs' names and arrays, returns the
+        list of outputs. OpenVINO's arrays are overwritten by the next call.
+
+    Raises:
+        ConfigError: If the runtime is unknown, not installed, or refuses the
+            file.
+    """
+    if runtime not in RUNTIMES:
+        raise ConfigError(f'runtime: {runtime} is none; choose '
+                          + ' or '.join(RUNTIMES))
+    try:
+        return RUNTIMES[runtime](str(path), threads)
+    except ImportError as error:
+        raise ConfigError(f'runtime: {runtime} is not installed: pip install '
+                          f'{runtime}') from error
+    except Exception as error:  # whatever a runtime may raise
+        reason = str(error).strip().partition('\n')[0]
+        raise ConfigError(
+            f'{path} cannot be run by {runtime}: {reason}') from error
+
+
+def as_arrays(**inputs: Tensor) -> dict[str, np.ndarray]:
+    """Inputs as the runtimes take them."""
+    return {name: x.numpy() for name, x in inputs.items()}
+
+
+def _onnxruntime(path: str, threads: int | None) -> Run:
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    # A thread that waits for work is not to keep others from theirs.
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    session = onnxruntime.InferenceSession(
+        path, options, providers=['CPUExecutionProvider'])
+    return lambda inputs: session.run(None, inputs)
+
+
+def _openvino(path: str, threads: int | None) -> Run:
+    import openvino
+    settings = {'INFERENCE_NUM_THREADS': threads} if threads else {}
+    # In the precision of the file: on some CPUs it would choose bfloat16.
+    settings |= {'INFERENCE_PRECISION_HINT': 'f32'}
+    model = openvino.Core().compile_model(path, 'CPU', settings)
+    request = model.create_infer_request()
+
+    def run(inputs):
+        request.infer(inputs, share_inputs=True)
+        return [request.get_output_tensor(i).data
+                for i in range(len(model.outputs))]
+
+    return run
+
+
+RUNTIMES = dict(onnxruntime=_onnxruntime, openvino=_openvino)

@@ -1,0 +1,77 @@
+"""The way out of PyTorch as a user takes it: exported, checked."""
+
+import runpy
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+ROOT = Path(__file__).parents[2]
+# Two levels: symbolic shapes are what an export takes its time for.
+CONFIG = ROOT / 'configs/small_batch/retinanet_r18_fpn_bccd.py'
+NORM = dict(type='FRN', ws=True, learnable_eps=True)
+
+
+def run(tool, *args):
+    runpy.run_path(str(ROOT / 'tools' / tool))['main'](
+        [str(arg) for arg in args])
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Four, of two sizes, with blocks to be found."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    for i in range(4):
+        blocks = random.integers(0, 255, (4, 4 + i % 2, 3), np.uint8)
+        cv2.imwrite(str(folder / f'{i}.png'),
+                    cv2.resize(blocks, None, fx=32, fy=32))
+    return folder
+
+
+def write_checkpoint(path, seed):
+    """Write weights as if trained: scores are spread."""
+    init_default_scope('mmdet')
+    cfg = Config.fromfile(CONFIG)
+    cfg.model.norm_cfg = NORM
+    torch.manual_seed(seed)
+    model = MODELS.build(cfg.model)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.data += 0.2 * torch.randn(parameter.shape)
+    model.bbox_head.retina_cls.weight.data *= 4
+    model.bbox_head.retina_reg.weight.data *= 10
+    model.bbox_head.retina_cls.bias.data.fill_(-2.)
+    torch.save({'state_dict': model.state_dict(), 'meta': {
+        'dataset_meta': {'classes': ('a', 'b', 'c')}}}, path)
+
+
+def test_it_is_exported_and_finds_what_predict_does(
+        tmp_path, images, capsys):
+    write_checkpoint(tmp_path / 'a.pth', seed=0)
+    write_checkpoint(tmp_path / 'b.pth', seed=1)
+    norm = [f'model.norm_cfg.{key}={value}' for key, value in NORM.items()]
+    run('export.py', CONFIG, tmp_path / 'a.pth', tmp_path / 'a.onnx',
+        '--cfg-options', *norm)
+    assert capsys.readouterr().out.endswith('a.onnx\n')
+
+    def check(checkpoint):
+        run('check_export.py', CONFIG, tmp_path / checkpoint,
+            tmp_path / 'a.onnx', '--images', images, '--sizes', 96, 128,
+            '--cfg-options', *norm)
+
+    check('a.pth')
+    rows = [[cell.strip() for cell in line.split('|')[1:-1]]
+            for line in capsys.readouterr().out.splitlines()[-8:]]
+    assert [row[:4] for row in rows] == [
+        [runtime, size, batch, '4'] for size in ('96', '128')
+        for batch in '13' for runtime in ('onnxruntime', 'openvino')]
+    assert all(int(row[4]) > 50 and row[5] == '0' for row in rows), rows
+    with pytest.raises(SystemExit, match='Not within 0.001 of the scores'):
+        check('b.pth')
