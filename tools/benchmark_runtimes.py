@@ -15,7 +15,6 @@ what loading and running adds to a process of its own at its peak.
 import argparse
 import logging
 import multiprocessing
-import resource
 import sys
 import tempfile
 import warnings
@@ -153,17 +152,23 @@ def _peak_here(runtime, threads, config, norm, file, batch, size):
     sizes = torch.tensor([size] * batch)
     if runtime != PYTORCH:
         __import__(runtime)  # the library itself is no detector's
-    before = _resident()
+    before = _status('VmRSS')
     model = build(config, norm) if runtime == PYTORCH else None
     detect = runner(runtime, threads, model, file, images, sizes)
     for _ in range(3):
         detect()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return _status('VmHWM') - before
 
 
-def _resident():
-    pages = int(Path('/proc/self/statm').read_text().split()[1])
-    return pages * resource.getpagesize()
+def _status(field):
+    """Return what Linux says of this process's memory, in bytes.
+
+    Not resource.getrusage: its peak is at first that of the parent process.
+    """
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise ConfigError(f'/proc/self/status has no {field}')
 
 
 def versions(names):

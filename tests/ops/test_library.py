@@ -145,6 +145,22 @@ def test_an_exported_model_consists_of_pytorchs_operators():
         torch.testing.assert_close(other(x), layer(x))
 
 
+def test_an_exported_model_takes_few_passes_over_a_map():
+    """Its square, one product, beta, tau: each is one in other runtimes."""
+    layer = FRN(3, tlu=True).eval()
+    layer.weight.data.uniform_(0.5, 2)
+    x = torch.randn(2, 3, 4, 4)
+    with torch.no_grad():
+        program = torch.export.export(layer, (x, )).run_decompositions()
+    passes = [node.target for node in program.graph.nodes
+              if node.op == 'call_function'
+              and getattr(node.meta.get('val'), 'shape', None) == x.shape]
+    assert passes == [
+        torch.ops.aten.mul.Tensor, torch.ops.aten.mul.Tensor,
+        torch.ops.aten.add.Tensor, torch.ops.aten.maximum.default]
+    torch.testing.assert_close(program.module()(x), layer(x))
+
+
 def test_autocast_keeps_the_dtype_of_the_map():
     layer, x = FRN(3, tlu=True), torch.randn(2, 3, 4, 4)
     with torch.autocast('cpu', dtype=torch.bfloat16):
