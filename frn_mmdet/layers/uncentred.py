@@ -62,7 +62,8 @@ class GFRN(nn.GroupNorm):
         grouped = x.to(compute_dtype(x)).unflatten(
             1, (self.num_groups, self.num_channels // self.num_groups))
         dims = tuple(range(2, grouped.dim()))
-        nu2 = grouped.square().mean(dims, keepdim=True)
+        # Not square(): ONNX has but a Pow for it.
+        nu2 = (grouped * grouped).mean(dims, keepdim=True)
         x_hat = (grouped * (nu2 + self.eps).rsqrt()).flatten(1, 2)
         y = x_hat * per_channel(self.weight, x) + per_channel(self.bias, x)
         return y.to(x.dtype)

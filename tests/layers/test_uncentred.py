@@ -81,3 +81,10 @@ def test_other_shapes_are_refused():
         GFRN(8, 4)(torch.randn(2, 4, 3, 3))
     with pytest.raises(ValueError, match='LFRN of 8 channels.*2, 8'):
         LFRN(8)(torch.randn(2, 8))
+
+
+def test_exported_it_squares_by_a_product():
+    program = torch.export.export(GFRN(8, 4), (torch.zeros(2, 8, 3, 5), ))
+    names = [str(node.target) for node in program.graph.nodes]
+    assert not any('pow' in name or 'square' in name for name in names)
+    assert 'aten.mean.dim' in names
