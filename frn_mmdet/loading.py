@@ -1,6 +1,7 @@
 """What goes wrong with a checkpoint as it is loaded, in one sentence."""
 
 import contextlib
+import re
 import traceback
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from .errors import ConfigError
 _LOAD = CheckpointLoader.load_checkpoint.__func__.__code__
 _FILL = (checkpoint.load_checkpoint.__code__,
          checkpoint._load_checkpoint_to_model.__code__)
+_MATCH = checkpoint.load_state_dict.__code__
 _RESUME = Runner.resume.__code__
 _NAMING = (_LOAD, _FILL[0], _RESUME, Runner.load_checkpoint.__code__)
 
@@ -53,6 +55,9 @@ def _explain(error: Exception) -> str | None:
                     'start from scratch')
         return (f'the checkpoint {file} cannot be loaded, it is broken or '
                 f'not one: {reason}')
+    if frames[-1].f_code is _MATCH:
+        return (f'the checkpoint {file} does not fit the model; keys '
+                + _mismatch(error, frames[-1].f_locals))
     if frames[-1].f_code in _FILL:
         return f'the checkpoint {file} holds no weights'
     if frames[-1].f_code is _RESUME and isinstance(error, KeyError):
@@ -63,3 +68,17 @@ def _explain(error: Exception) -> str | None:
                 'start from its weights, with another norm, say, use '
                 'load_from')
     return None
+
+
+def _mismatch(error: Exception, found: dict) -> str:
+    """Which keys do not match, of what mmengine has ``found``."""
+    kinds = {
+        'missing': found['missing_keys'],
+        'unexpected': found['unexpected_keys'],
+        'of another size': re.findall(r'size mismatch for (.+?):',
+                                      str(error)),
+    }
+    return '; '.join(
+        f'{kind}: {len(keys)} ({", ".join(keys[:3])}'
+        f'{", ..." if len(keys) > 3 else ""})'
+        for kind, keys in kinds.items() if keys)

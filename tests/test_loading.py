@@ -86,6 +86,17 @@ def test_init_cfg_names_it_too(tmp_path):
         part.init_weights()
 
 
+def test_what_does_not_match_is_named(tmp_path):
+    file = tmp_path / 'a.pth'
+    torch.save(dict(state_dict=nn.Linear(9, 8, bias=False).state_dict()
+                    | dict(a=1, b=2, c=3, d=4)), file)
+    with pytest.raises(ConfigError) as error, checkpoints_explained():
+        load_checkpoint(nn.Linear(9, 9), str(file), strict=True)
+    assert str(error.value) == (
+        f'the checkpoint {file} does not fit the model; keys missing: 1 '
+        '(bias); unexpected: 4 (a, b, c, ...); of another size: 1 (weight)')
+
+
 def test_other_errors_pass(tmp_path):
     with pytest.raises(KeyError, match='other'), checkpoints_explained():
         raise KeyError('other')

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from mmdet.apis import inference_detector, init_detector
+from mmdet.apis import inference_detector
 from mmdet.registry import DATASETS
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
 from frn_mmdet.check_data import check_coco_data
+from frn_mmdet.detector import load_detector
 from frn_mmdet.errors import ConfigError
-from frn_mmdet.loading import checkpoints_explained
 from frn_mmdet.picture import picture_path, write_picture
 
 CELL = 3.2  # inches; an image's side in the grid
@@ -105,11 +105,7 @@ def draw(args):
     dataset = DATASETS.build(config.test_dataloader.dataset)
     if len(dataset) == 0:
         raise ConfigError('test_dataloader.dataset: it has no images')
-    # None of the config's own weights: the checkpoint brings them all.
-    with checkpoints_explained():
-        model = init_detector(
-            config, args.checkpoint, device=args.device,
-            cfg_options={'model.backbone.init_cfg': None})
+    model = load_detector(config, args.checkpoint, args.device)
 
     count = min(args.num, len(dataset))
     picks = np.linspace(0, len(dataset) - 1, count).round().astype(int)

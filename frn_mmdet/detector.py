@@ -1,0 +1,42 @@
+"""A detector with all of its weights, for the tools that only use it."""
+
+import copy
+
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmengine.runner import load_checkpoint
+from torch import nn
+
+from .loading import checkpoints_explained
+
+
+def load_detector(config: Config, checkpoint: str,
+                  device: str = 'cpu') -> nn.Module:
+    """Build a detector and load a checkpoint that is of it as a whole.
+
+    mmdet's ``init_detector`` takes any checkpoint, and only warns of the
+    layers that it leaves with random weights.
+
+    Args:
+        config (Config): Of the detector; it is not changed.
+        checkpoint (str): A file or a URL.
+        device (str): Defaults to 'cpu'.
+
+    Returns:
+        nn.Module: In test mode, with the attribute ``cfg``, as mmdet's
+        ``inference_detector`` wants it.
+
+    Raises:
+        ConfigError: If the checkpoint is broken, or of another detector.
+    """
+    init_default_scope(config.get('default_scope', 'mmdet'))
+    config = copy.deepcopy(config)
+    # None of the config's own weights: the checkpoint brings them all.
+    config.merge_from_dict({'model.backbone.init_cfg': None})
+    model = revert_sync_batchnorm(MODELS.build(config.model))
+    with checkpoints_explained():
+        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+    model.cfg = config
+    return model.to(device).eval()
