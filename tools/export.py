@@ -1,16 +1,23 @@
 #!/usr/bin/env python
-"""Write a RetinaNet, from its preprocessed image to its boxes, as ONNX.
+"""Write a RetinaNet, from its preprocessed image to its boxes, as a file.
 
 python tools/export.py CONFIG CHECKPOINT OUT.onnx [--fp16]
+python tools/export.py CONFIG CHECKPOINT OUT.pt2
 python tools/export.py CONFIG CHECKPOINT OUT.onnx --raw
 
-Any norm, any number of images and any size of them, ONNX's own operators
-alone. Inputs: images (N, 3, H, W), float32, normalised and padded as in
+OUT.onnx is ONNX, of its own operators alone; OUT.pt2 an AOTInductor package,
+machine code for this machine's kind of CPU, which PyTorch loads with
+torch._inductor.aoti_load_package. Any norm, any number of images and any size
+of them. Inputs: images (N, 3, H, W), float32, normalised and padded as in
 training, and sizes (N, 2), int64, height and width without the padding.
 Outputs: dets (N, M, 5), boxes (x1, y1, x2, y2) in pixels of the input and
 scores, the best first, and labels (N, M); a row whose label is -1 is none.
+
 With --raw the outputs are the maps of the dense head, of any detector that
-has one, such as the RPN of a Mask R-CNN behind the neck's maps.
+has one, such as the RPN of a Mask R-CNN behind the neck's maps. Each has
+mmdet's name of its kind and the number of its level: cls_scores_0,
+bbox_preds_0, centernesses_0 (FCOS); of a Mask R-CNN neck_0,
+rpn_cls_scores_0, rpn_bbox_preds_0.
 """
 
 import argparse
@@ -19,12 +26,12 @@ import os
 import sys
 from pathlib import Path
 
-from mmdet.apis import init_detector
 from mmengine.config import Config, DictAction
 
+from frn_mmdet.detector import load_detector
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.export.onnx import export_onnx
-from frn_mmdet.loading import checkpoints_explained
+from frn_mmdet.export.pt2 import export_pt2
 
 
 def main(argv=None):
@@ -36,7 +43,7 @@ def main(argv=None):
         export(args)
     except ConfigError as error:
         sys.exit(f'export.py: error: {error}')
-    print(f'ONNX: {args.out}')
+    print(f'Detector: {args.out}')
 
 
 def parse_args(argv):
@@ -47,7 +54,8 @@ def parse_args(argv):
     parser.add_argument('config', metavar='CONFIG', help='the config file')
     parser.add_argument(
         'checkpoint', metavar='CHECKPOINT', help='a checkpoint of its model')
-    parser.add_argument('out', metavar='OUT.onnx', type=Path)
+    parser.add_argument(
+        'out', metavar='OUT', type=Path, help='to write, .onnx or .pt2')
     parser.add_argument(
         '--raw', action='store_true', help='the maps of the dense head')
     parser.add_argument(
@@ -64,18 +72,21 @@ def parse_args(argv):
 
 def export(args):
     """Load the detector and write it."""
+    if args.out.suffix not in ('.onnx', '.pt2'):
+        raise ConfigError(f'OUT: {args.out} does not end in .onnx or .pt2')
+    if args.fp16 and args.out.suffix == '.pt2':
+        raise ConfigError('--fp16: only .onnx can be half, not .pt2')
     for what in 'config', 'checkpoint':
         path = getattr(args, what)
         if '://' not in path and not os.path.isfile(path):
             raise ConfigError(f'{what}: no file {path}')
     config = Config.fromfile(args.config)
     config.merge_from_dict(args.cfg_options)
-    # None of the config's own weights: the checkpoint brings them all.
-    with checkpoints_explained():
-        model = init_detector(
-            config, args.checkpoint, device='cpu',
-            cfg_options={'model.backbone.init_cfg': None})
-    export_onnx(model, args.out, raw=args.raw, fp16=args.fp16)
+    model = load_detector(config, args.checkpoint)
+    if args.out.suffix == '.pt2':
+        export_pt2(model, args.out, raw=args.raw)
+    else:
+        export_onnx(model, args.out, raw=args.raw, fp16=args.fp16)
 
 
 if __name__ == '__main__':

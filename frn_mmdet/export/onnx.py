@@ -1,25 +1,17 @@
 """Write a detector as ONNX."""
 
-import copy
-import keyword
 import warnings
 from pathlib import Path
 
 import torch
-from mmcv.cnn import ConvModule
 from torch import nn
 
 from ..errors import ConfigError
-from ..switch import fold_ws
 from ..whole_file import whole_file
-from .half import halve
 from .nms import translations
-from .raw import RawMaps
-from .retinanet import Detections
+from .prepare import prepare
 
 OPSET = 18  # the lowest, so the most widely read, that torch writes
-# No map of any level may have a side of 1: that would become a constant.
-EXAMPLE = (2, 3, 320, 448)
 
 
 def export_onnx(detector: nn.Module, path: Path, raw: bool = False,
@@ -33,8 +25,8 @@ def export_onnx(detector: nn.Module, path: Path, raw: bool = False,
         detector (nn.Module): A RetinaNet of mmdet; it is not changed.
         path (Path): To write to.
         raw (bool): Write the maps of the dense head instead, of any detector
-            that has one, from ``images`` alone: see :class:`.raw.RawMaps`.
-            Defaults to False.
+            that has one, from ``images`` alone: see :class:`.raw.RawMaps`,
+            also for their names. Defaults to False.
         fp16 (bool): Convolve in float16; norms, boxes, inputs and outputs
             stay float32. Defaults to False.
 
@@ -48,25 +40,15 @@ def export_onnx(detector: nn.Module, path: Path, raw: bool = False,
     except ImportError as error:
         raise ConfigError(f'to export needs the package {error.name}: pip '
                           'install onnx onnxscript') from error
-    detector = fold_ws(copy.deepcopy(detector)).cpu().float().eval()
-    rename_keywords(detector)
-    model = (RawMaps if raw else Detections)(detector).eval()
-    if fp16:
-        halve(detector)
-        model.dtype = torch.float16
-    images = torch.zeros(EXAMPLE)
-    args = [images]
-    names = ['images']
-    shapes = [{0: 'batch', 2: 'height', 3: 'width'}]
-    if not raw:
-        args.append(torch.tensor([images.shape[2:]] * len(images)))
-        names.append('sizes')
-        shapes.append({0: 'batch'})
+    model, args, shapes = prepare(detector, raw, fp16)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of torch about itself
+        # The maps are named as they are made.
+        names = list(model(*args.values())) if raw else ['dets', 'labels']
         program = torch.onnx.export(
-            model, tuple(args), input_names=names, output_names=model.names,
-            dynamic_shapes=tuple(shapes), opset_version=OPSET, dynamo=True,
+            model, tuple(args.values()), input_names=list(args),
+            output_names=names, dynamic_shapes=tuple(shapes.values()),
+            opset_version=OPSET, dynamo=True,
             custom_translation_table=translations(), verbose=False)
     if not raw:  # else the name is how the number follows from the height
         for output in program.model.graph.outputs:
@@ -74,17 +56,3 @@ def export_onnx(detector: nn.Module, path: Path, raw: bool = False,
                 ['batch', 'detections', *output.shape[2:]])
     with whole_file(path, 'OUT') as file:
         file.write(program.model_proto.SerializeToString())
-
-
-def rename_keywords(model: nn.Module) -> None:
-    """Give norms another name, in place, that are called as a keyword is.
-
-    An InstanceNorm is ``in`` to mmcv, and ``torch.export`` writes Python.
-    """
-    for module in model.modules():
-        if isinstance(module, ConvModule) and module.with_norm:
-            name, norm = module.norm_name, module.norm
-            if keyword.iskeyword(name):
-                delattr(module, name)
-                module.norm_name = f'{name}_'
-                module.add_module(module.norm_name, norm)
