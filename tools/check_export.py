@@ -17,15 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmcv.transforms import Compose
-from mmdet.apis import init_detector
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
 
+from frn_mmdet.detector import load_detector
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.export.agreement import BOX, SCORE, Agreement, lowest_kept
 from frn_mmdet.export.runtimes import RUNTIMES, as_arrays, open_in
-from frn_mmdet.loading import checkpoints_explained
 from frn_mmdet.markdown import table
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
@@ -74,12 +73,12 @@ def parse_args(argv):
 
 def check(args):
     """Return (runtime, size, batch, agreement) for each of them."""
+    for what in 'config', 'checkpoint', 'file':
+        if not Path(getattr(args, what)).is_file():
+            raise ConfigError(f'{what}: no file {getattr(args, what)}')
     config = Config.fromfile(args.config)
     config.merge_from_dict(args.cfg_options)
-    with checkpoints_explained():
-        model = init_detector(
-            config, args.checkpoint, device='cpu',
-            cfg_options={'model.backbone.init_cfg': None})
+    model = load_detector(config, args.checkpoint)
     runs = {name: open_in(name, args.file) for name in args.runtimes}
     files = find_images(args.images)[:args.count]
     rows = []

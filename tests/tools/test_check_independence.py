@@ -18,7 +18,11 @@ def measure():
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize('norm', ['FRN', 'FRN:learnable_eps=true', 'GN'])
+@pytest.mark.parametrize('norm', [
+    'FRN',
+    pytest.param('FRN:learnable_eps=true', marks=pytest.mark.slow),
+    pytest.param('GN', marks=pytest.mark.slow),
+])
 def test_images_are_alone(measure, norm):
     """Batch mates, the mode, how a batch is cut: all the same."""
     row = measure(norm, depth=18)
@@ -26,7 +30,8 @@ def test_images_are_alone(measure, norm):
     assert all(float(value) < 1e-11 for value in row.values()), row
 
 
-@pytest.mark.parametrize('norm', ['BN', 'BN+TLU'])
+@pytest.mark.parametrize('norm', [
+    'BN', pytest.param('BN+TLU', marks=pytest.mark.slow)])
 def test_bn_mixes_them(measure, norm):
     row = measure(norm, depth=18)
     row.pop('norm')

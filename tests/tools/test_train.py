@@ -60,7 +60,8 @@ def test_train_then_test_then_infer(tool, tmp_path, shapes):
     assert text.strip().splitlines()[-1].startswith('error: the model has LN')
 
 
-@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize('how', [
+    signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_an_interrupted_training_resumes(tool, tmp_path, environment, how):
     command = [
         sys.executable, ROOT / 'tools/train.py', DEMO, '--work-dir', tmp_path,
@@ -104,7 +105,7 @@ def test_two_processes(tool, tmp_path):
 
 @pytest.mark.parametrize('norm, count', [
     ('FRN', '69 norms, 57 TLU'),
-    ('GN', '69 norms, 0 TLU'),
+    pytest.param('GN', '69 norms, 0 TLU', marks=pytest.mark.slow),
     pytest.param('BN', '101 norms', marks=pytest.mark.slow),
     pytest.param('LN', '69 norms', marks=pytest.mark.slow),
     pytest.param('IN', '69 norms', marks=pytest.mark.slow),
