@@ -18,9 +18,13 @@ import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmdet.utils import get_test_pipeline_cfg
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 
+sys.path.insert(0, str(Path(__file__).parent))
+from measure import count  # noqa: E402  (a script beside this one)
+
+from frn_mmdet.cfg_options import CfgOptions
 from frn_mmdet.detector import load_detector
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.export.agreement import BOX, SCORE, Agreement, lowest_kept
@@ -41,6 +45,9 @@ def main(argv=None):
     print(table([row(*each) for each in rows],
                 ['runtime', 'size', 'batch', 'images', 'detections',
                  'unmatched', 'score', 'box, pixels']))
+    if not any(found.detections for *_, found in rows):
+        sys.exit('PyTorch found nothing, so nothing was compared: lower '
+                 'model.test_cfg.score_thr or give other images.')
     if any(found.unmatched for *_, found in rows):
         sys.exit(f'Not within {SCORE:g} of the scores and {BOX:g} pixel.')
 
@@ -55,18 +62,18 @@ def parse_args(argv):
     parser.add_argument('file', metavar='FILE.onnx', type=Path)
     parser.add_argument('--images', metavar='DIR', type=Path, required=True)
     parser.add_argument(
-        '--count', type=int, default=50, metavar='N',
+        '--count', type=count, default=50, metavar='N',
         help='images at most (default: %(default)s)')
     parser.add_argument(
-        '--sizes', nargs='+', type=int, metavar='PIXELS',
+        '--sizes', nargs='+', type=count, metavar='PIXELS',
         help="the longer side of an image; the config's own if left out")
     parser.add_argument(
-        '--batch-sizes', nargs='+', type=int, default=[1, 3], metavar='N')
+        '--batch-sizes', nargs='+', type=count, default=[1, 3], metavar='N')
     parser.add_argument(
         '--runtimes', nargs='+', default=list(RUNTIMES), metavar='NAME',
         help=' or '.join(RUNTIMES) + ' (both, if left out)')
     parser.add_argument(
-        '--cfg-options', metavar='KEY=VALUE', nargs='+', action=DictAction,
+        '--cfg-options', metavar='KEY=VALUE', nargs='+', action=CfgOptions,
         default={}, help='changes to the config, as the export had them')
     return parser.parse_args(argv)
 

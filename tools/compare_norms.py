@@ -17,8 +17,7 @@ import signal
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
-
+from frn_mmdet.cfg_options import CfgOptions
 from frn_mmdet.compare import Plan, Runner
 from frn_mmdet.compare.folder import Folder
 from frn_mmdet.compare.launch import LAUNCHERS
@@ -113,15 +112,12 @@ def parse_args(argv):
         '--launcher', choices=LAUNCHERS, default='pytorch',
         help='of trainings on several GPUs')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        '--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE',
         help='overrides of the config')
     parser.add_argument(
         '--dry-run', action='store_true',
         help='print the plan and what it costs, and train nothing')
-    try:
-        return parser.parse_args(argv)
-    except (ValueError, AssertionError) as error:  # mmengine's DictAction
-        parser.error(f'--cfg-options: KEY=VALUE is wanted: {error}')
+    return parser.parse_args(argv)
 
 
 def check_machine(args):

@@ -23,9 +23,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from mmdet.apis import inference_detector
 from mmdet.registry import DATASETS
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from frn_mmdet.cfg_options import CfgOptions
 from frn_mmdet.check_data import check_coco_data
 from frn_mmdet.detector import load_detector
 from frn_mmdet.errors import ConfigError
@@ -71,12 +72,9 @@ def parse_args(argv):
         help='lowest score of the predictions shown, 0 to 1')
     parser.add_argument('--device', default='cpu', help='cpu or cuda:0')
     parser.add_argument(
-        '--cfg-options', metavar='KEY=VALUE', nargs='+', action=DictAction,
+        '--cfg-options', metavar='KEY=VALUE', nargs='+', action=CfgOptions,
         default=argparse.SUPPRESS, help='changes to the config')
-    try:
-        args = parser.parse_args(argv)
-    except (ValueError, AssertionError) as error:  # mmengine's DictAction
-        parser.error(f'--cfg-options: KEY=VALUE is wanted: {error}')
+    args = parser.parse_args(argv)
     if args.num < 1:
         parser.error(f'argument --num: {args.num} is not 1 or more')
     if not 0 <= args.score_thr <= 1:

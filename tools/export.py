@@ -26,8 +26,9 @@ import os
 import sys
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
+from frn_mmdet.cfg_options import CfgOptions
 from frn_mmdet.detector import load_detector
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.export.onnx import export_onnx
@@ -62,12 +63,9 @@ def parse_args(argv):
         '--fp16', action='store_true',
         help='convolve in float16; norms and boxes stay float32')
     parser.add_argument(
-        '--cfg-options', metavar='KEY=VALUE', nargs='+', action=DictAction,
+        '--cfg-options', metavar='KEY=VALUE', nargs='+', action=CfgOptions,
         default={}, help='changes to the config')
-    try:
-        return parser.parse_args(argv)
-    except (ValueError, AssertionError) as error:  # mmengine's DictAction
-        parser.error(f'--cfg-options: KEY=VALUE is wanted: {error}')
+    return parser.parse_args(argv)
 
 
 def export(args):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 
+INPUTS = ['images', 'sizes']
 Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]
 
 
@@ -26,13 +27,13 @@ def open_in(runtime: str, path: Path, threads: int | None = None) -> Run:
 
     Raises:
         ConfigError: If the runtime is unknown, not installed, or refuses the
-            file.
+            file, or the file is no detector.
     """
     if runtime not in RUNTIMES:
         raise ConfigError(f'runtime: {runtime} is none; choose '
                           + ' or '.join(RUNTIMES))
     try:
-        return RUNTIMES[runtime](str(path), threads)
+        names, run = RUNTIMES[runtime](str(path), threads)
     except ImportError as error:
         raise ConfigError(f'runtime: {runtime} is not installed: pip install '
                           f'{runtime}') from error
@@ -40,6 +41,10 @@ def open_in(runtime: str, path: Path, threads: int | None = None) -> Run:
         reason = str(error).strip().partition('\n')[0]
         raise ConfigError(
             f'{path} cannot be run by {runtime}: {reason}') from error
+    if names != INPUTS:
+        raise ConfigError(f'{path} takes {names}, not {INPUTS}: it is no '
+                          'detector that tools/export.py wrote without --raw')
+    return run
 
 
 def as_arrays(**inputs: Tensor) -> dict[str, np.ndarray]:
@@ -47,7 +52,7 @@ def as_arrays(**inputs: Tensor) -> dict[str, np.ndarray]:
     return {name: x.numpy() for name, x in inputs.items()}
 
 
-def _onnxruntime(path: str, threads: int | None) -> Run:
+def _onnxruntime(path: str, threads: int | None) -> tuple[list[str], Run]:
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
@@ -55,10 +60,11 @@ def _onnxruntime(path: str, threads: int | None) -> Run:
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     session = onnxruntime.InferenceSession(
         path, options, providers=['CPUExecutionProvider'])
-    return lambda inputs: session.run(None, inputs)
+    return ([x.name for x in session.get_inputs()],
+            lambda inputs: session.run(None, inputs))
 
 
-def _openvino(path: str, threads: int | None) -> Run:
+def _openvino(path: str, threads: int | None) -> tuple[list[str], Run]:
     import openvino
     settings = {'INFERENCE_NUM_THREADS': threads} if threads else {}
     # In the precision of the file: on some CPUs it would choose bfloat16.
@@ -71,7 +77,7 @@ def _openvino(path: str, threads: int | None) -> Run:
         return [request.get_output_tensor(i).data
                 for i in range(len(model.outputs))]
 
-    return run
+    return [x.get_any_name() for x in model.inputs], run
 
 
 RUNTIMES = dict(onnxruntime=_onnxruntime, openvino=_openvino)
