@@ -24,6 +24,7 @@ FEW = {
     'bbox_head.stacked_convs': 1,
     'bbox_head.anchor_generator.strides': [8, 16, 32],
     'test_cfg.score_thr': 0.01,
+    'test_cfg.max_per_img': 20,
 }
 
 
@@ -31,7 +32,8 @@ FEW = {
 def test_it_finds_without_the_plugin_what_predict_does(small, tmp_path):
     model = small('RetinaNet', options=FEW).eval()
     model.bbox_head.retina_cls.bias.data.fill_(-1.)
-    model.bbox_head.retina_cls.weight.data *= 30
+    # Scores spread, and none is 1: equal ones have no order.
+    model.bbox_head.retina_cls.weight.data *= 4
     export_pt2(model, tmp_path / 'out.pt2')
     inputs = [(torch.randn(n, 3, h, w), torch.tensor([[h, w - 9]] * n))
               for n, h, w in ((1, 128, 160), (3, 96, 64))]
