@@ -110,7 +110,8 @@ def unfreeze(key: str, part: dict, plan: NormPlan) -> list[str]:
         said.append(f'{key}.frozen_stages: {part["frozen_stages"]} -> {none}, '
                     'a fresh stage must train')
         part['frozen_stages'] = none
-    if takes(part.get('type'), 'norm_eval') and part.get('norm_eval', True):
+    if takes(part.get('type'), 'norm_eval') and part.get(
+            'norm_eval', default_of(part['type'], 'norm_eval', True)):
         part['norm_eval'] = False
         if plan.norm.batch:  # no other norm has a state to freeze
             said.append(f'{key}.norm_eval: True -> False, fresh statistics '

@@ -125,6 +125,11 @@ def test_batch_norm_from_scratch_learns_its_statistics(mended):
     assert not model.backbone.norm_eval
 
 
+def test_a_backbone_whose_own_default_is_right_is_not_said_to_be_mended():
+    model = dict(backbone=dict(type='frn_mmdet.ResNetV2', depth=50))
+    assert mend(model, parse_norm_cfg('BN')) == []
+
+
 def test_parts_that_stay_are_not_mended(mended, stock):
     model, said = mended('RetinaNet', dict(type='FRN', parts='head'))
     assert model == stock('RetinaNet').model
