@@ -14,15 +14,19 @@ PYTHON := $(VENV)/bin/python
 # and a changed pin makes it stale. Either way the next command goes on.
 STAMP := $(VENV)/.complete
 
+# The classifiers' environment, on a torch of its own: see its requirements.
+IMAGENET := .venv-imagenet
+IMAGENET_PIP := $(IMAGENET)/bin/python -m pip --disable-pip-version-check install
+
 DEMO_DATA := data/shapes
 DEMO_NAME := retinanet_r18_fpn_frn_shapes
 DEMO_CONFIG := configs/demo/$(DEMO_NAME).py
 DEMO_DIR := work_dirs/$(DEMO_NAME)
 
-.PHONY: help env demo test test-slow lint wheel clean distclean
+.PHONY: help env demo test test-slow test-imagenet lint wheel clean distclean
 
 help:  ## this list (the default)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' \
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' \
 		$(MAKEFILE_LIST)
 	@echo 'STACK=openmmlab, after any of them: on the OpenMMLab packages'
 	@echo "ARGS='-k tlu -x', after the tests: handed to pytest"
@@ -56,6 +60,20 @@ test: $(STAMP)  ## the tests
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(PYTHON) -m pytest -m slow $(ARGS)
 
+test-imagenet: $(IMAGENET)/.complete  ## the tests of mmpretrain's classifiers
+	$(IMAGENET)/bin/python -m pytest tests/imagenet $(ARGS)
+
+$(IMAGENET)/.complete: setup.py requirements/imagenet.txt \
+		requirements/imagenet-no-deps.txt requirements/build.txt \
+		requirements/tests.txt
+	test -x $(IMAGENET)/bin/python || \
+		$${BASE_PYTHON:-python3} -m venv $(IMAGENET)
+	$(IMAGENET_PIP) -r requirements/imagenet.txt -r requirements/build.txt \
+		-r requirements/tests.txt
+	$(IMAGENET_PIP) --no-deps --no-build-isolation \
+		-r requirements/imagenet-no-deps.txt --editable .
+	@touch $@
+
 lint: $(STAMP)  ## style
 	$(PYTHON) -m ruff check .
 
@@ -68,4 +86,4 @@ clean:  ## removes what the demo and the tools wrote
 		.pytest_cache .ruff_cache .hypothesis
 
 distclean: clean  ## removes the environments as well
-	rm -rf .venv .venv-openmmlab
+	rm -rf .venv .venv-openmmlab $(IMAGENET)

@@ -1,10 +1,11 @@
-"""The plugin's node in mmengine's registry tree.
+"""The plugin's nodes in mmengine's registry tree.
 
 A type written ``frn_mmdet.Name`` makes mmengine import this module by
 itself, so configs need no ``custom_imports``.
 """
 
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import PARAM_SCHEDULERS as ROOT_SCHEDULERS
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -12,3 +13,8 @@ MODELS = Registry(
     parent=ROOT_MODELS,
     scope='frn_mmdet',
     locations=['frn_mmdet.layers', 'frn_mmdet.models'])
+PARAM_SCHEDULERS = Registry(
+    'parameter scheduler',
+    parent=ROOT_SCHEDULERS,
+    scope='frn_mmdet',
+    locations=['frn_mmdet.warm_up'])

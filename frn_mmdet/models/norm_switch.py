@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..switch.apply import apply_plan
 from ..switch.checkpoint import forget_missing, prepare_state_dict, watch
 from ..switch.config import bn_eps, set_norms
+from ..switch.family import types_of
 from ..switch.mend import mend
 from ..switch.norms import NormPlan, parse_norm_cfg
 from ..switch.report import describe_stayed, describe_switch
@@ -19,7 +20,7 @@ from ..switch.ws_mark import check_mark, ws_of_parts
 
 
 class NormSwitch:
-    """Give an mmdet detector one ``norm_cfg`` for all of its norms.
+    """Give a detector, or a classifier, one ``norm_cfg`` for all its norms.
 
     Put it before the detector's class::
 
@@ -36,9 +37,11 @@ class NormSwitch:
             FRN starts from weights that were trained with BN: a number from
             0 up, or False for no pretrained weights). None: the detector is
             exactly mmdet's.
-        **kwargs: mmdet's arguments of the detector. They are not changed.
+        **kwargs: The arguments of the class. They are not changed.
 
     Attributes:
+        types_of (str): The package in whose registry the types of the config
+            are: mmdet, or mmpretrain.
         switch_outcome (Outcome or None): What became of the norms, see
             :class:`~frn_mmdet.switch.apply.Outcome`; None without norm_cfg.
 
@@ -47,6 +50,8 @@ class NormSwitch:
             norm, one of its arguments or its groups do not fit, or if an
             activation behind a norm cannot become a TLU.
     """
+
+    types_of = 'mmdet'
 
     def __init__(self,
                  norm_cfg: str | dict | None = None,
@@ -59,9 +64,10 @@ class NormSwitch:
             return
         plan = parse_norm_cfg(norm_cfg)
         kwargs = copy.deepcopy(kwargs)
-        self._bn_eps = bn_eps(kwargs, plan)
-        set_norms(kwargs, plan)
-        mended = mend(kwargs, plan)
+        with types_of(self.types_of):
+            self._bn_eps = bn_eps(kwargs, plan)
+            set_norms(kwargs, plan)
+            mended = mend(kwargs, plan)
         try:
             super().__init__(**kwargs)
         except ValueError as error:
@@ -71,6 +77,7 @@ class NormSwitch:
                 f'model.norm_cfg.num_groups: {error}; choose one that divides '
                 'the channels of every layer') from error
         outcome = self.switch_outcome = apply_plan(self, plan)
+        self._bn_eps |= outcome.bn_eps
         self._ws = ws_of_parts(outcome.sites)
         watch(self, plan, self._bn_eps, self._ws)
         self._norm_plan = plan

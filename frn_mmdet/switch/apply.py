@@ -37,11 +37,14 @@ class Outcome:
         said (list[str]): Sentences for the report.
         stayed (dict[str, str]): Norms over a map that are not the plan's:
             why, by path.
+        bn_eps (dict[str, float]): eps of the BNs that were replaced, since
+            no config names them, by path.
     """
 
     sites: list[NormSite] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     stayed: dict[str, str] = field(default_factory=dict)
+    bn_eps: dict[str, float] = field(default_factory=dict)
 
 
 def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
@@ -79,6 +82,8 @@ def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
         outcome.said.append(f'{count} convolutions that feed {plan.name} '
                             'have standardized weights')
     for path, norm in new.items():
+        if isinstance(norms[path], nn.BatchNorm2d):
+            outcome.bn_eps[path] = norms[path].eps
         replace_module(model, path, norm)
     place_tlus(model, sites)
     _describe(norms, own, new, flow, outcome)
@@ -135,14 +140,21 @@ def _replacements(norms: dict, own: set[str], flow: Flow, plan: NormPlan,
         elif seen is None or path in flow.escaped | flow.apart:
             outcome.stayed[path] = 'it did not run on a small image' + ''.join(
                 f' ({failure})' for failure in flow.failures[:1])
-        elif _is_flat(seen.shape):
-            outcome.stayed[path] = 'its maps are 1x1'
+        elif _is_flat(seen.shape) and _loses_one_element(plan):
+            outcome.stayed[path] = 'its maps are 1x1' + (
+                ', for which FRN has learnable_eps=True'
+                if plan.name == 'FRN' else '')
         else:
             try:
                 new[path] = _like(norm, plan)
             except ValueError as error:  # groups that do not divide
                 outcome.stayed[path] = str(error)
     return new
+
+
+def _loses_one_element(plan: NormPlan) -> bool:
+    return issubclass(plan.norm.layer, OF_ONE_ELEMENT) and (
+        not plan.norm_cfg.get('learnable_eps'))
 
 
 def _like(norm: nn.Module, plan: NormPlan) -> nn.Module:

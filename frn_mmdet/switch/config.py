@@ -1,14 +1,14 @@
-"""Write a plan into the config of every part of a detector."""
+"""Write a plan into the config of every part of a model."""
 
 import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from mmdet.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import BRN
+from .family import models
 from .norms import NormPlan, part_of
 
 # Keys of a model config that hold no layers.
@@ -118,7 +118,7 @@ def takes(type_: Any, argument: str) -> bool:
     """Whether a class takes an argument, be it by ``**kwargs`` to a base.
 
     Args:
-        type_ (str or type): The class, or its name in mmdet's registry.
+        type_ (str or type): The class, or its name in :func:`~.family.models`.
         argument (str): Name of the argument.
 
     Returns:
@@ -143,7 +143,7 @@ def default_of(type_: Any, argument: str, otherwise: Any) -> Any:
 
 def class_of(type_: Any) -> type | None:
     """The class of a config's ``type``; None if the registry has none."""
-    cls = MODELS.get(type_) if isinstance(type_, str) else type_
+    cls = models().get(type_) if isinstance(type_, str) else type_
     return cls if inspect.isclass(cls) else None
 
 

@@ -225,7 +225,7 @@ def watch_flow(model: nn.Module,
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(_own_random_numbers(model))
-        stack.enter_context(_in_mode(model, training))
+        stack.enter_context(in_mode(model, training))
         for path, module in model.named_modules():
             stack.enter_context(watcher.hooks(path, module))
         stack.enter_context(watcher)
@@ -508,7 +508,7 @@ def _follow_channels(name: str, args: tuple, x: Tensor, y: Tensor,
 
 
 @contextmanager
-def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     """As ``train(training)``, but for what a class makes of that.
 
     A backbone freezes its stages in it, say. Buffers are as before in the

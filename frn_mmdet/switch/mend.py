@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-from mmdet.registry import MODELS
 from mmengine.model import PretrainedInit
 
 from .config import (
@@ -14,6 +13,7 @@ from .config import (
     planned_parts,
     takes,
 )
+from .family import models
 from .norms import STANDARDIZED, NormPlan
 
 # Where OpenMMLab's, OneDL's and torchvision's checkpoints live; all other
@@ -214,13 +214,13 @@ def _mend_shared_head(model_cfg: dict, plan: NormPlan) -> list[str]:
     if not isinstance(head, dict) or not takes(head.get('type'), 'norm_cfg'):
         return []
     cls = class_of(head['type'])
-    if cls is MODELS.get('RetinaSepBNHead'):
+    if cls is models().get('RetinaSepBNHead'):
         return []
     necks = model_cfg.get('neck') or {}
     levels = next((neck['num_outs'] for neck in (
         necks[::-1] if isinstance(necks, (list, tuple)) else [necks])
                    if 'num_outs' in neck), None)
-    if cls is not MODELS.get('RetinaHead') or levels is None:
+    if cls is not models().get('RetinaHead') or levels is None:
         return [f'bbox_head: {cls.__name__} shares its {plan.name} over the '
                 'pyramid levels, whose statistics differ; expect a gap '
                 'between training and test']

@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .flow import Flow, watch_flow
+from .flow import Flow, in_mode, watch_flow
 from .norms import is_norm
 
 # Height and width of the image, in pixels: at a stride of 128 a row of two
 # elements is left, so that a map of 1x1 is one that was pooled. The second is
 # for what cannot do with that.
 SIZES = ((128, 256), (512, 512))
+# A classifier is made for images of one size, which nothing in it says.
+CLASSIFIER_SIZES = ((224, 224), (299, 299), (384, 384))
 MAP = (64, 64)  # the first map that a module on its own is given
 LEVELS = 5  # of a pyramid, where nothing says how many
 BOXES = 2  # for the heads that look at boxes
@@ -26,10 +28,11 @@ BOXES = 2  # for the heads that look at boxes
 def flow_of(model: nn.Module, training: bool = False) -> Flow:
     """Watch a small run of a detector, or of any other module.
 
-    A detector gets one image with two boxes; in training it computes its
-    losses. Anything else gets a map, or one for each level, of the channels
-    that its ``in_channels`` or its first layer asks for. What cannot run is
-    noted in ``failures``, and its parts run on their own.
+    A detector gets one image with two boxes, a classifier one with a label;
+    in training they compute their losses. Anything else gets a map, or one
+    for each level, of the channels that its ``in_channels`` or its first
+    layer asks for. What cannot run is noted in ``failures``, and its parts
+    run on their own.
 
     Args:
         model (nn.Module): Its parameters may be on the meta device. What
@@ -77,12 +80,15 @@ def _on_cpu(model: nn.Module) -> nn.Module:
 def _run(model: nn.Module, flow: Flow) -> list[tuple[Any, bool]]:
     if not hasattr(model, 'extract_feat'):
         return _run_module(model, '', flow)
-    for size in SIZES:
-        output = _try(flow, type(model).__name__, _run_detector, model, size)
+    for size in _sizes(model):
+        output = _try(flow, type(model).__name__, _run_whole, model, size)
         if output is not None:
             flow.failures.clear()
             break
     runs = [(output, True)]
+    if _is_classifier(model) and _unseen(model, flow):
+        with in_mode(model, training=True):  # InceptionV3's auxiliary head
+            _run_losses(model, flow)
     names = [name for name, child in model.named_children()
              if output is None or _unseen(child, flow)]
     if names:  # what runs in training only, or not in this way
@@ -99,11 +105,19 @@ def _run(model: nn.Module, flow: Flow) -> list[tuple[Any, bool]]:
 
 def _run_training(model: nn.Module, flow: Flow) -> list[tuple[Any, bool]]:
     """The losses, if boxes, masks and labels are enough for them."""
-    if hasattr(model, 'extract_feat') and _try(
-            flow, type(model).__name__, _run_losses, model) is not None:
-        flow.failures.clear()
+    if hasattr(model, 'extract_feat') and _run_losses(model, flow):
         return []
     return _run(model, flow)
+
+
+def _run_losses(model: nn.Module, flow: Flow) -> bool:
+    sizes = _sizes(model) if _is_classifier(model) else SIZES[:1]
+    for size in sizes:
+        if _try(flow, type(model).__name__, _losses, model,
+                size) is not None:
+            flow.failures.clear()
+            return True
+    return False
 
 
 def _try(flow: Flow, what: str, run: Callable, *args) -> Any:
@@ -121,9 +135,19 @@ def _unseen(module: nn.Module, flow: Flow) -> bool:
                for child in module.modules())
 
 
-def _run_detector(model: nn.Module, size: tuple) -> Any:
+def _is_classifier(model: nn.Module) -> bool:
+    """Whether it is mmpretrain's, which need not be installed."""
+    return any(cls.__module__.startswith('mmpretrain.models.classifiers')
+               for cls in type(model).__mro__)
+
+
+def _sizes(model: nn.Module) -> tuple:
+    return CLASSIFIER_SIZES if _is_classifier(model) else SIZES
+
+
+def _run_whole(model: nn.Module, size: tuple) -> Any:
     image = _image(model, size)
-    samples = [_sample(size)]
+    samples = [_sample(model, size)]
     if not hasattr(model, 'roi_head'):
         return model(image, samples, mode='tensor')
     # As its _forward(), but with few boxes: a thousand take seconds.
@@ -140,9 +164,9 @@ def _proposals(model: nn.Module, feats: Any, samples: list) -> list:
         feats, samples, rescale=False)]
 
 
-def _run_losses(model: nn.Module) -> Any:
+def _losses(model: nn.Module, size: tuple) -> Any:
     with _few_boxes(model):
-        return model(_image(model, SIZES[0]), [_sample(SIZES[0])],
+        return model(_image(model, size), [_sample(model, size)],
                      mode='loss')
 
 
@@ -187,8 +211,11 @@ def _channels(module: nn.Module) -> int | None:
     return None
 
 
-def _sample(shape: tuple) -> Any:
-    # Here: this module is imported with the package, also without mmdet.
+def _sample(model: nn.Module, shape: tuple) -> Any:
+    # Here: this module is imported with the package, also without these.
+    if _is_classifier(model):
+        from mmpretrain.structures import DataSample
+        return DataSample().set_gt_label(0)
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData, PixelData

@@ -11,7 +11,7 @@ ALL = sorted(p for p in ROOT.rglob('*.py') if '_base_' not in p.parts)
 EPOCHS = [p for p in ALL if p.parent.name in ('frn', 'mask_rcnn')]
 # Of a comparison the norm is the command line's, and in no name.
 NAMED = [p for p in ALL
-         if p.parent.name not in ('small_batch', 'pretrained')]
+         if p.parent.name not in ('small_batch', 'pretrained', 'imagenet')]
 COCO = [p for p in ALL if p.stem.endswith('_coco')]
 
 

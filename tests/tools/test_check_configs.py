@@ -58,6 +58,14 @@ def test_table_of_the_configs(tool, files):
         # 33 blocks: two inside and one after the add; the stem; the head.
         assert int(row['thresholds']) == (33 * 3 + 1 + 40
                                           if '_frn_' in name else 0)
+    # Section 4.1: 300K steps of 8 x 32 images are 59.94 epochs.
+    cells = [row for name, row in table.items() if name.endswith('_in1k')]
+    assert len(cells) == 2
+    for row in cells:
+        assert (row['gpus'], row['images/gpu']) == ('8', '32')
+        assert int(row['steps']) == pytest.approx(300000, rel=2e-3)
+        assert row['images'] == '76.9 M'
+        assert float(row['peak LR']) == .1
 
 
 @pytest.mark.parametrize('name', [
