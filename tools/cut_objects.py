@@ -1,12 +1,14 @@
 #!/usr/bin/env python
 """Cut the objects of a COCO-format data set out by their boxes.
 
-python tools/cut_objects.py DATA OUT [--size 64] [--per-class 300]
+python tools/cut_objects.py DATA OUT [--size 64] [--window 64]
+    [--per-class 300]
 
 DATA has COCO's layout, OUT gets ImageNet's: a folder a class below ``train``
-and ``val``, with square PNG images. A box is made a square around its centre
-(what stands beyond the image's edge is its edge again) and resized. The
-same arguments give the same files.
+and ``val``, with square PNG images: the box and a margin or, with --window,
+so many pixels around its centre, which shows an object as large as a detector
+sees it. What stands beyond the image's edge is its edge again. The same
+arguments give the same files.
 """
 
 import argparse
@@ -39,7 +41,8 @@ def main(argv=None):
                 picture = cv2.imread(
                     str(args.data / f'{split}2017' / image))
                 cv2.imwrite(str(folder / f'{number:05}.png'),
-                            cut(picture, box, args.margin, args.size))
+                            cut(picture, box, side_of(box, args),
+                                args.size))
             print(f'{folder}: {len(objects)}')
 
 
@@ -52,6 +55,8 @@ def parse_args(argv):
                         help='of an image, in pixels (default: 64)')
     parser.add_argument('--margin', type=float, default=0.1,
                         help='on each side, as a share of the box')
+    parser.add_argument('--window', type=int, default=None,
+                        help='pixels of the image (default: box and margin)')
     parser.add_argument('--per-class', type=int, default=None,
                         help='at most, chosen at random (default: all)')
     return parser.parse_args(argv)
@@ -70,10 +75,14 @@ def chosen(records, per_class):
     return found
 
 
-def cut(image, box, margin, size):
+def side_of(box, args):
+    """Return how many pixels of the image are cut."""
+    return args.window or max(2, round(max(box[2:]) * (1 + 2 * args.margin)))
+
+
+def cut(image, box, side, size):
     """Return the square around a box (x, y, width, height) of an image."""
     x, y, width, height = box
-    side = max(2, round(max(width, height) * (1 + 2 * margin)))
     left, top = (round(start + (length - side) / 2)
                  for start, length in ((x, width), (y, height)))
     rows = np.clip(np.arange(top, top + side), 0, image.shape[0] - 1)

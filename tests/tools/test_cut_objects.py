@@ -51,6 +51,15 @@ def test_a_folder_a_class_with_its_objects(data, tmp_path):
     assert (red[:, [0, 15]] == 128).all()
 
 
+def test_a_window_shows_an_object_as_large_as_it_is(data, tmp_path):
+    cut_objects.main([str(data), str(tmp_path / 'out'), '--size', '16',
+                      '--window', '16'])
+    blue = cv2.imread(str(tmp_path / 'out/val/blue/00000.png'))
+    is_blue = (blue == COLOURS['blue']).all(-1)
+    assert is_blue[4:12, 4:12].all()
+    assert is_blue.sum() == 8 * 8
+
+
 def test_what_is_wrong_is_said(data, tmp_path):
     with pytest.raises(SystemExit, match='no file .*instances_train2017'):
         cut_objects.main([str(tmp_path), str(tmp_path / 'out')])
