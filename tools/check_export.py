@@ -136,6 +136,11 @@ def compare(model, runs, pipeline, files, found):
     cfg = model.bbox_head.test_cfg
     for name, run in runs.items():
         outputs = run(as_arrays(images=data['inputs'], sizes=sizes))
+        if outputs[0].shape[1] > cfg.max_per_img:
+            raise ConfigError(
+                f'model.test_cfg.max_per_img is {cfg.max_per_img}, but the '
+                f'file finds {outputs[0].shape[1]}; give the config that it '
+                'was exported with')
         for ours, dets, labels in zip(wanted, *outputs, strict=True):
             there = labels >= 0
             lowest = lowest_kept(ours[0][:, 4], cfg.score_thr,

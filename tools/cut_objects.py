@@ -69,7 +69,8 @@ def chosen(records, per_class):
     for category in records['categories']:
         objects = [(files[record['image_id']], record['bbox'])
                    for record in records['annotations']
-                   if record['category_id'] == category['id']]
+                   if record['category_id'] == category['id']
+                   and not record.get('iscrowd')]
         random.Random(0).shuffle(objects)
         found[category['name']] = objects[:per_class]
     return found

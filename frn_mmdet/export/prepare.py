@@ -5,7 +5,6 @@ import keyword
 from typing import NamedTuple
 
 import torch
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from ..switch import fold_ws
@@ -67,9 +66,9 @@ def rename_keywords(model: nn.Module) -> None:
     An InstanceNorm is ``in`` to mmcv, and ``torch.export`` writes Python.
     """
     for module in model.modules():
-        if isinstance(module, ConvModule) and module.with_norm:
-            name, norm = module.norm_name, module.norm
-            if keyword.iskeyword(name):
-                delattr(module, name)
-                module.norm_name = f'{name}_'
-                module.add_module(module.norm_name, norm)
+        name = getattr(module, 'norm_name', None)
+        if name is not None and keyword.iskeyword(name):
+            norm = getattr(module, name)
+            delattr(module, name)
+            module.norm_name = f'{name}_'
+            module.add_module(module.norm_name, norm)

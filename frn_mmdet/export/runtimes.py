@@ -69,7 +69,11 @@ def _openvino(path: str, threads: int | None) -> tuple[list[str], Run]:
     settings = {'INFERENCE_NUM_THREADS': threads} if threads else {}
     # In the precision of the file: on some CPUs it would choose bfloat16.
     settings |= {'INFERENCE_PRECISION_HINT': 'f32'}
-    model = openvino.Core().compile_model(path, 'CPU', settings)
+    core = openvino.Core()
+    network = core.read_model(path)
+    # Compiled, an input may have the name of what follows it.
+    names = [x.get_any_name() for x in network.inputs]
+    model = core.compile_model(network, 'CPU', settings)
     request = model.create_infer_request()
 
     def run(inputs):
@@ -77,7 +81,7 @@ def _openvino(path: str, threads: int | None) -> tuple[list[str], Run]:
         return [request.get_output_tensor(i).data
                 for i in range(len(model.outputs))]
 
-    return [x.get_any_name() for x in model.inputs], run
+    return names, run
 
 
 RUNTIMES = dict(onnxruntime=_onnxruntime, openvino=_openvino)

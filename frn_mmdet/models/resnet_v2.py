@@ -167,8 +167,8 @@ class ResNetV2(BaseModule):
         (N, in_channels, H, W) to a tuple of (N, C_i, H / s_i, W / s_i).
 
     Raises:
-        ConfigError: If ``depth``, ``num_stages``, ``strides`` or
-            ``out_indices`` do not fit.
+        ConfigError: If ``depth``, ``num_stages``, ``strides``,
+            ``out_indices`` or ``frozen_stages`` do not fit.
     """
 
     def __init__(self,
@@ -185,7 +185,7 @@ class ResNetV2(BaseModule):
                  norm_eval: bool = False,
                  with_cp: bool = False,
                  init_cfg: dict | list | None = None) -> None:
-        _check(depth, num_stages, strides, out_indices)
+        _check(depth, num_stages, strides, out_indices, frozen_stages)
         super().__init__(init_cfg or [
             dict(type='Kaiming', layer='Conv2d'),
             dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm'])
@@ -243,7 +243,7 @@ class ResNetV2(BaseModule):
 
 
 def _check(depth: int, num_stages: int, strides: Sequence[int],
-           out_indices: Sequence[int]) -> None:
+           out_indices: Sequence[int], frozen_stages: int) -> None:
     check('ResNetV2', 'depth', depth, depth in DEPTHS,
           f'one of {", ".join(map(str, DEPTHS))}')
     check('ResNetV2', 'num_stages', num_stages, num_stages in range(1, 5),
@@ -253,3 +253,6 @@ def _check(depth: int, num_stages: int, strides: Sequence[int],
     check('ResNetV2', 'out_indices', out_indices,
           set(out_indices) <= set(range(num_stages)),
           f'of the stages 0 to {num_stages - 1}')
+    check('ResNetV2', 'frozen_stages', frozen_stages,
+          frozen_stages in range(-1, num_stages + 1),
+          f'a whole number from -1 to {num_stages}')

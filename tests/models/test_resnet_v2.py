@@ -191,6 +191,8 @@ def test_a_classifiers_checkpoint_starts_a_detector(small, tmp_path, norm):
 
 
 @pytest.mark.parametrize('options, error', [
+    (dict(depth=18, frozen_stages=5),
+     'ResNetV2 frozen_stages must be a whole number from -1 to 4'),
     (dict(depth=17), 'ResNetV2 depth must be one of 18, 34, 50, 101, 152'),
     (dict(depth=50, num_stages=5), 'num_stages must be a whole number'),
     (dict(depth=50, num_stages=3), 'strides must be 3 numbers'),

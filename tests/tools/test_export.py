@@ -61,10 +61,10 @@ def test_it_is_exported_and_finds_what_predict_does(
         '--cfg-options', *norm)
     assert capsys.readouterr().out.endswith('a.onnx\n')
 
-    def check(checkpoint):
+    def check(checkpoint, *options):
         run('check_export.py', CONFIG, tmp_path / checkpoint,
             tmp_path / 'a.onnx', '--images', images, '--sizes', 96, 128,
-            '--cfg-options', *norm)
+            '--cfg-options', *norm, *options)
 
     check('a.pth')
     rows = [[cell.strip() for cell in line.split('|')[1:-1]]
@@ -73,5 +73,7 @@ def test_it_is_exported_and_finds_what_predict_does(
         [runtime, size, batch, '4'] for size in ('96', '128')
         for batch in '13' for runtime in ('onnxruntime', 'openvino')]
     assert all(int(row[4]) > 50 and row[5] == '0' for row in rows), rows
+    with pytest.raises(SystemExit, match='max_per_img is 9, but the file'):
+        check('a.pth', 'model.test_cfg.max_per_img=9')
     with pytest.raises(SystemExit, match='Not within 0.001 of the scores'):
         check('b.pth')

@@ -1,0 +1,25 @@
+"""What a detector is made of before it leaves PyTorch."""
+
+import keyword
+
+import torch
+from mmcv.cnn import ConvModule
+from torch import nn
+
+from frn_mmdet.export.prepare import rename_keywords
+from frn_mmdet.models import ResNetV2
+
+
+def test_no_norm_is_called_as_a_keyword_is():
+    norm = dict(type='IN')
+    model = nn.Sequential(
+        ConvModule(3, 3, 1, norm_cfg=norm),
+        ResNetV2(18, base_channels=8, norm_cfg=norm)).eval()
+    x = torch.randn(1, 3, 64, 96)
+    before = model(x)
+    assert 'in' in dict(model[1].named_children())
+    rename_keywords(model)
+    assert not [name for path, _ in model.named_modules()
+                for name in path.split('.') if keyword.iskeyword(name)]
+    for a, b in zip(before, model(x), strict=True):
+        assert a.equal(b)
