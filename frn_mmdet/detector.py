@@ -1,6 +1,7 @@
 """A detector with all of its weights, for the tools that only use it."""
 
 import copy
+import os
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -9,7 +10,27 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
+from .errors import ConfigError
 from .loading import checkpoints_explained
+
+
+def read_config(config: str, checkpoint: str, cfg_options: dict) -> Config:
+    """Read a tool's ``CONFIG``, if its ``CHECKPOINT`` is there as well.
+
+    Args:
+        config (str): A file.
+        checkpoint (str): A file or a URL.
+        cfg_options (dict): Changes to the config.
+
+    Raises:
+        ConfigError: If one of the files is not there.
+    """
+    for what, path in dict(config=config, checkpoint=checkpoint).items():
+        if '://' not in path and not os.path.isfile(path):
+            raise ConfigError(f'{what}: no file {path}')
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(cfg_options)
+    return cfg
 
 
 def load_detector(config: Config, checkpoint: str,

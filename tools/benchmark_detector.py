@@ -35,6 +35,7 @@ CONFIGS = [
 ]
 OBJECTS = 8  # in an image
 GIB = 2**30
+SAME = ('config', 'batch')  # of the rows that are compared
 
 
 def main(argv=None):
@@ -167,25 +168,16 @@ def report(rows):
         'batch': r['batch'],
         'norm': r['norm'],
         'ms a step': f'{r["train_ms"]:.0f}',
-        'of BN': ratio(r, rows, 'train_ms'),
+        'of BN': measure.of_bn(r, rows, 'train_ms', SAME),
         'images/s': f'{1e3 * r["batch"] / r["train_ms"]:.3g}',
         'peak GiB': f'{r["peak"] / GIB:.2f}',
-        'peak of BN': ratio(r, rows, 'peak'),
+        'peak of BN': measure.of_bn(r, rows, 'peak', SAME),
         'ms to detect': f'{r["test_ms"]:.0f}',
-        'detect of BN': ratio(r, rows, 'test_ms'),
+        'detect of BN': measure.of_bn(r, rows, 'test_ms', SAME),
     } for r in rows], [
         'detector', 'batch', 'norm', 'ms a step', 'of BN', 'images/s',
         'peak GiB', 'peak of BN', 'ms to detect', 'detect of BN'
     ])
-
-
-def ratio(row, rows, key):
-    """Return a row's figure over that of BN, if BN was measured."""
-    for other in rows:
-        if (other['config'], other['batch'], other['norm']) == (
-                row['config'], row['batch'], 'BN'):
-            return f'{row[key] / other[key]:.2f}'
-    return '-'
 
 
 if __name__ == '__main__':

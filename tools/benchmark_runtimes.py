@@ -37,6 +37,7 @@ from frn_mmdet.markdown import table  # noqa: E402
 PYTORCH = 'pytorch'
 FOLDED = 'BN folded'
 MIB = 2**20
+SAME = ('runtime', )  # of the rows that are compared
 
 
 def main(argv=None):
@@ -183,19 +184,11 @@ def report(rows):
         'runtime': r['runtime'],
         'norm': r['norm'],
         'ms': f'{r["ms"]:.0f}',
-        'of BN': ratio(r, rows, 'ms'),
+        'of BN': measure.of_bn(r, rows, 'ms', SAME),
         'peak MiB': f'{r["peak"] / MIB:.0f}',
-        'peak of BN': ratio(r, rows, 'peak'),
+        'peak of BN': measure.of_bn(r, rows, 'peak', SAME),
     } for r in rows], ['runtime', 'norm', 'ms', 'of BN', 'peak MiB',
                        'peak of BN'])
-
-
-def ratio(row, rows, key):
-    """Return a row's figure over that of BN, if BN was measured."""
-    for other in rows:
-        if (other['runtime'], other['norm']) == (row['runtime'], 'BN'):
-            return f'{row[key] / other[key]:.2f}'
-    return '-'
 
 
 if __name__ == '__main__':

@@ -19,20 +19,18 @@ import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmdet.utils import get_test_pipeline_cfg
-from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 
 sys.path.insert(0, str(Path(__file__).parent))
 from measure import count  # noqa: E402  (a script beside this one)
 
 from frn_mmdet.cfg_options import CfgOptions
-from frn_mmdet.detector import load_detector
+from frn_mmdet.detector import load_detector, read_config
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.export.agreement import BOX, SCORE, Agreement, lowest_kept
 from frn_mmdet.export.runtimes import RUNTIMES, as_arrays, open_in
+from frn_mmdet.images import image_files, read_image
 from frn_mmdet.markdown import table
-
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
 
 
 def main(argv=None):
@@ -81,14 +79,14 @@ def parse_args(argv):
 
 def check(args):
     """Return (runtime, size, batch, agreement) for each of them."""
-    for what in 'config', 'checkpoint', 'file':
-        if not Path(getattr(args, what)).is_file():
-            raise ConfigError(f'{what}: no file {getattr(args, what)}')
-    config = Config.fromfile(args.config)
-    config.merge_from_dict(args.cfg_options)
+    if not args.file.is_file():
+        raise ConfigError(f'file: no file {args.file}')
+    config = read_config(args.config, args.checkpoint, args.cfg_options)
     model = load_detector(config, args.checkpoint)
     runs = {name: open_in(name, args.file) for name in args.runtimes}
-    files = find_images(args.images)[:args.count]
+    files = image_files(args.images)[:args.count]
+    if not files:
+        raise ConfigError(f'--images: no images in {args.images}')
     rows = []
     for size in args.sizes or [None]:
         pipeline = pipeline_of(config, size)
@@ -98,15 +96,6 @@ def check(args):
                 compare(model, runs, pipeline, files[i:i + batch], found)
             rows += [(name, size, batch, found[name]) for name in runs]
     return rows
-
-
-def find_images(folder):
-    """Return an image folder's files."""
-    files = sorted(path for path in folder.glob('*')
-                   if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise ConfigError(f'--images: no images in {folder}')
-    return files
 
 
 def pipeline_of(config, size):
@@ -123,9 +112,7 @@ def pipeline_of(config, size):
 
 def compare(model, runs, pipeline, files, found):
     """Run one batch everywhere; add to what was found."""
-    data = pseudo_collate(
-        [pipeline(dict(img_path=str(file), img_id=i))
-         for i, file in enumerate(files)])
+    data = pseudo_collate([read_image(pipeline, file) for file in files])
     data = model.data_preprocessor(data, False)
     sizes = torch.tensor(
         [sample.img_shape[:2] for sample in data['data_samples']])

@@ -29,12 +29,11 @@ from mmengine.runner import CheckpointLoader
 
 from frn_mmdet.compare.config import switch_model
 from frn_mmdet.errors import ConfigError
+from frn_mmdet.images import image_files, read_image
 from frn_mmdet.markdown import table
 from frn_mmdet.switch.from_bn import BN_EPS, convert_by_name
 from frn_mmdet.switch.norms import parse_norm_cfg, part_of, read_norm
 from frn_mmdet.whole_file import whole_file
-
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
 
 
 def main(argv=None):
@@ -158,8 +157,7 @@ def find_images(args):
         return []
     if not args.images.is_dir():
         raise ConfigError(f'--images: no folder {args.images}')
-    files = sorted(path for path in args.images.iterdir()
-                   if path.suffix.lower() in SUFFIXES)
+    files = image_files(args.images)
     if not files or args.count < 1:
         raise ConfigError(f'--images: {args.images} has {len(files)} images '
                           f'and --count is {args.count}')
@@ -213,15 +211,6 @@ def read_config(path):
     except Exception as error:  # whatever a config may raise
         raise ConfigError(
             f'--check: {path} cannot be read: {error}') from error
-
-
-def read_image(pipeline, file):
-    """Return an image as the config's test has it."""
-    try:
-        return pipeline(dict(img_path=str(file), img_id=0))
-    except Exception as error:  # whatever a decoder may raise
-        raise ConfigError(
-            f'--images: {file} cannot be read: {error}') from error
 
 
 def check_eps(model, paths, args):

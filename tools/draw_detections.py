@@ -8,7 +8,6 @@ the name of the class, so colour is never the only sign.
 
 import argparse
 import math
-import os
 import sys
 
 import matplotlib
@@ -23,12 +22,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from mmdet.apis import inference_detector
 from mmdet.registry import DATASETS
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from frn_mmdet.cfg_options import CfgOptions
 from frn_mmdet.check_data import check_coco_data
-from frn_mmdet.detector import load_detector
+from frn_mmdet.detector import load_detector, read_config
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.picture import picture_path, write_picture
 
@@ -85,17 +83,13 @@ def parse_args(argv):
 
 def draw(args):
     """Run the detector on the images and write the picture."""
-    for what in 'config', 'checkpoint':
-        path = getattr(args, what)
-        if '://' not in path and not os.path.isfile(path):
-            raise ConfigError(f'{what}: no file {path}')
+    config = read_config(args.config, args.checkpoint,
+                         getattr(args, 'cfg_options', {}))
     try:
         torch.empty(0, device=args.device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f'--device: {args.device} is not to be had: '
                           + str(error).partition('\n')[0]) from error
-    config = Config.fromfile(args.config)
-    config.merge_from_dict(getattr(args, 'cfg_options', {}))
     if not config.get('test_dataloader'):
         raise ConfigError(f'test_dataloader: {args.config} has none')
     check_coco_data(config, ('test', ))

@@ -22,14 +22,11 @@ rpn_cls_scores_0, rpn_bbox_preds_0.
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
-from mmengine.config import Config
-
 from frn_mmdet.cfg_options import CfgOptions
-from frn_mmdet.detector import load_detector
+from frn_mmdet.detector import load_detector, read_config
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.export.onnx import export_onnx
 from frn_mmdet.export.pt2 import export_pt2
@@ -74,12 +71,7 @@ def export(args):
         raise ConfigError(f'OUT: {args.out} does not end in .onnx or .pt2')
     if args.fp16 and args.out.suffix == '.pt2':
         raise ConfigError('--fp16: only .onnx can be half, not .pt2')
-    for what in 'config', 'checkpoint':
-        path = getattr(args, what)
-        if '://' not in path and not os.path.isfile(path):
-            raise ConfigError(f'{what}: no file {path}')
-    config = Config.fromfile(args.config)
-    config.merge_from_dict(args.cfg_options)
+    config = read_config(args.config, args.checkpoint, args.cfg_options)
     model = load_detector(config, args.checkpoint)
     if args.out.suffix == '.pt2':
         export_pt2(model, args.out, raw=args.raw)

@@ -211,6 +211,22 @@ def saved_bytes(function, parameters):
     return sum(kept.values())
 
 
+def of_bn(row, rows, key, same):
+    """Return a row's figure over that of BN, if BN was measured.
+
+    Args:
+        row (dict): With ``norm`` and the figures of one norm.
+        rows (list[dict]): All of them.
+        key (str): Of the figure.
+        same (tuple[str]): Keys of what else must be the same.
+    """
+    for other in rows:
+        if other['norm'] == 'BN' and all(
+                other[k] == row[k] for k in same):
+            return f'{row[key] / other[key]:.2f}'
+    return '-'
+
+
 def machine(device):
     """Return what ran, for the head of a report."""
     text = {

@@ -1,1 +1,1 @@
-"""Detectors outside PyTorch: ONNX."""
+"""Detectors outside PyTorch: ONNX and AOTInductor."""

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch._higher_order_ops import while_loop
 
 from .nms import NONE
+from .retinanet import pick
 
 
 def greedy_nms(boxes: Tensor, scores: Tensor, iou_threshold: float,
@@ -21,7 +22,7 @@ def greedy_nms(boxes: Tensor, scores: Tensor, iou_threshold: float,
 
     def one_round(rounds, left, stay):
         score, best = left.max(1, keepdim=True)
-        box = boxes.gather(1, best[..., None].expand(-1, -1, 4))
+        box = pick(boxes, best)
         overlap = (torch.minimum(boxes[..., 2:], box[..., 2:])
                    - torch.maximum(boxes[..., :2], box[..., :2]))
         overlap = overlap.clamp(min=0).prod(-1)
