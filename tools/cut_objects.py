@@ -8,42 +8,39 @@ DATA has COCO's layout, OUT gets ImageNet's: a folder a class below ``train``
 and ``val``, with square PNG images: the box and a margin or, with --window,
 so many pixels around its centre, which shows an object as large as a detector
 sees it. What stands beyond the image's edge is its edge again. The same
-arguments give the same files.
+arguments give the same files; OUT is whole or not there.
 """
 
 import argparse
 import json
+import math
 import random
 import sys
+import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-SPLITS = ('train', 'val')
+sys.path.insert(0, str(Path(__file__).parent))
+# A script beside this one.
+from make_shapes import SPLITS, annotation_file, number  # noqa: E402
+
+from frn_mmdet.errors import ConfigError  # noqa: E402
 
 
 def main(argv=None):
     """Cut, and say how many there are."""
     args = parse_args(argv)
-    for split in SPLITS:
-        file = args.data / f'annotations/instances_{split}2017.json'
-        if not file.is_file():
-            sys.exit(f'cut_objects.py: error: no file {file}')
-        if (args.out / split).exists():
-            sys.exit(f'cut_objects.py: error: {args.out / split} is there '
-                     'already')
-        records = json.loads(file.read_text())
-        for name, objects in chosen(records, args.per_class).items():
-            folder = args.out / split / name
-            folder.mkdir(parents=True)
-            for number, (image, box) in enumerate(objects):
-                picture = cv2.imread(
-                    str(args.data / f'{split}2017' / image))
-                cv2.imwrite(str(folder / f'{number:05}.png'),
-                            cut(picture, box, side_of(box, args),
-                                args.size))
-            print(f'{folder}: {len(objects)}')
+    try:
+        counts = cut_data_set(args)
+    except ConfigError as error:
+        sys.exit(f'cut_objects.py: error: {error}')
+    except OSError as error:
+        sys.exit(f'cut_objects.py: error: {args.out} cannot be written: '
+                 f'{error.strerror or error}')
+    for folder, count in counts.items():
+        print(f'{folder}: {count}')
 
 
 def parse_args(argv):
@@ -51,29 +48,110 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('data', metavar='DATA', type=Path)
     parser.add_argument('out', metavar='OUT', type=Path)
-    parser.add_argument('--size', type=int, default=64,
+    parser.add_argument('--size', type=number(int, 1, 4096), default=64,
                         help='of an image, in pixels (default: 64)')
-    parser.add_argument('--margin', type=float, default=0.1,
-                        help='on each side, as a share of the box')
-    parser.add_argument('--window', type=int, default=None,
+    parser.add_argument('--margin', type=number(float, 0, 10), default=0.1,
+                        help='on each side, as a share of the box '
+                        '(default: 0.1)')
+    parser.add_argument('--window', type=number(int, 1, 4096), default=None,
                         help='pixels of the image (default: box and margin)')
-    parser.add_argument('--per-class', type=int, default=None,
+    parser.add_argument('--per-class', type=number(int, 1), default=None,
                         help='at most, chosen at random (default: all)')
     return parser.parse_args(argv)
 
 
-def chosen(records, per_class):
-    """Return, for each class, pairs of an image's file and a box in it."""
-    files = {image['id']: image['file_name'] for image in records['images']}
-    found = {}
-    for category in records['categories']:
-        objects = [(files[record['image_id']], record['bbox'])
-                   for record in records['annotations']
-                   if record['category_id'] == category['id']
-                   and not record.get('iscrowd')]
+def cut_data_set(args):
+    """Write OUT whole or not at all; return the objects of each folder.
+
+    Raises:
+        ConfigError: If OUT is there already, or DATA cannot be read.
+    """
+    if args.out.exists() and not (
+            args.out.is_dir() and not any(args.out.iterdir())):
+        raise ConfigError(f'OUT: {args.out} is there already; give another '
+                          'folder, or delete it first')
+    objects = {split: chosen(annotation_file(args.data, split),
+                             args.per_class) for split in SPLITS}
+    counts = {}
+    args.out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    # Beside OUT, so that the last step is a rename.
+    with tempfile.TemporaryDirectory(
+            prefix=f'{args.out.name}.part-',
+            dir=args.out.absolute().parent) as part:
+        root = Path(part, 'out')
+        for split, classes in objects.items():
+            for name, found in classes.items():
+                cut_class(args.data / f'{split}2017', found,
+                          root / split / name, args)
+                counts[args.out / split / name] = len(found)
+        root.rename(args.out)
+    return counts
+
+
+def chosen(file, per_class):
+    """Return, for each class, pairs of an image's file and a box in it.
+
+    Args:
+        file (Path): COCO's annotations.
+        per_class (int, optional): How many at most.
+
+    Raises:
+        ConfigError: If the file is missing or none of COCO's.
+    """
+    try:
+        records = json.loads(file.read_text())
+        files = {image['id']: image['file_name']
+                 for image in records['images']}
+        found = {category['id']: [] for category in records['categories']}
+        for record in records['annotations']:
+            if not record.get('iscrowd'):
+                found[record['category_id']].append(
+                    (files[record['image_id']], box_of(record)))
+        names = {category['id']: folder_name(category['name'])
+                 for category in records['categories']}
+    except FileNotFoundError as error:
+        raise ConfigError(f'DATA: no file {file}') from error
+    except OSError as error:
+        raise ConfigError(
+            f'DATA: {file} cannot be read: {error.strerror}') from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f'DATA: {file} is not a COCO annotation file: '
+                          f'{error!r}') from error
+    for objects in found.values():
         random.Random(0).shuffle(objects)
-        found[category['name']] = objects[:per_class]
-    return found
+    return {names[i]: objects[:per_class] for i, objects in found.items()}
+
+
+def box_of(record):
+    """Return an annotation's box: x, y, width, height in pixels."""
+    x, y, width, height = box = record['bbox']
+    if not all(map(math.isfinite, box)) or min(width, height) < 0:
+        raise ValueError(f'bbox {box}')
+    return box
+
+
+def folder_name(name):
+    """Return the name of a class, which is to be a folder's."""
+    if name in ('', '.', '..') or set(name) & set('/\\\0'):
+        raise ValueError(f'the category name {name!r} can be no folder')
+    return name
+
+
+def cut_class(images, objects, folder, args):
+    """Write the objects of one class.
+
+    Raises:
+        ConfigError: If one of the images cannot be read.
+    """
+    folder.mkdir(parents=True)
+    for i, (image, box) in enumerate(objects):
+        picture = cv2.imread(str(images / image))
+        if picture is None:
+            raise ConfigError(f'DATA: {images / image} is no image')
+        picture = cut(picture, box, side_of(box, args), args.size)
+        # not cv2.imwrite, which fails without saying why
+        (folder / f'{i:05}.png').write_bytes(
+            cv2.imencode('.png', picture)[1].tobytes())
 
 
 def side_of(box, args):

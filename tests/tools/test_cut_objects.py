@@ -60,9 +60,69 @@ def test_a_window_shows_an_object_as_large_as_it_is(data, tmp_path):
     assert is_blue.sum() == 8 * 8
 
 
-def test_what_is_wrong_is_said(data, tmp_path):
-    with pytest.raises(SystemExit, match='no file .*instances_train2017'):
-        cut_objects.main([str(tmp_path), str(tmp_path / 'out')])
-    (tmp_path / 'out/train').mkdir(parents=True)
-    with pytest.raises(SystemExit, match='is there already'):
+def test_what_is_there_stays(data, tmp_path):
+    file = tmp_path / 'out/val/red/mine.png'
+    file.parent.mkdir(parents=True)
+    file.write_text('mine')
+    with pytest.raises(SystemExit, match='OUT: .*out is there already'):
         cut_objects.main([str(data), str(tmp_path / 'out')])
+    assert [p for p in tmp_path.rglob('*') if p.is_file()
+            and data not in p.parents] == [file]
+    file.rename(tmp_path / 'file')
+    with pytest.raises(SystemExit, match='OUT: .*file is there already'):
+        cut_objects.main([str(data), str(tmp_path / 'file')])
+
+
+@pytest.mark.parametrize('option', [
+    '--size=0', '--size=x', '--margin=-2', '--margin=nan', '--window=0',
+    '--window=-5', '--per-class=0', '--per-class=-1'])
+def test_numbers_that_make_no_sense(data, tmp_path, option, capsys):
+    with pytest.raises(SystemExit):
+        cut_objects.main([str(data), str(tmp_path / 'out'), option])
+    key, _, value = option.partition('=')
+    assert f"argument {key}: '{value}' is not a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('change, match', [
+    (lambda records: records.pop('categories'), "KeyError.'categories'"),
+    (lambda records: records['images'].clear(), 'KeyError.7'),
+    (lambda records: records['annotations'][0].update(category_id=9),
+     'KeyError.9'),
+    (lambda records: records['annotations'][0].update(bbox=[1, 2, 3]),
+     'not enough values'),
+    (lambda records: records['annotations'][0].update(bbox=[1, 2, 3, -1]),
+     r'bbox \[1, 2, 3, -1\]'),
+    (lambda records: records['categories'][0].update(name='a/b'),
+     "'a/b' can be no folder"),
+])
+def test_broken_annotations(data, tmp_path, change, match):
+    file = data / 'annotations/instances_val2017.json'
+    records = json.loads(file.read_text())
+    change(records)
+    file.write_text(json.dumps(records))
+    with pytest.raises(SystemExit, match=(
+            f'DATA: {file} is not a COCO annotation file: .*{match}')):
+        cut_objects.main([str(data), str(tmp_path / 'out')])
+    assert list(tmp_path.iterdir()) == [data]
+
+
+def test_broken_files(data, tmp_path):
+    out = tmp_path / 'out'
+    (data / 'val2017/a.png').write_text('no image')
+    with pytest.raises(SystemExit, match='DATA: .*val2017/a.png is no image'):
+        cut_objects.main([str(data), str(out)])
+    file = data / 'annotations/instances_val2017.json'
+    file.write_text('[')
+    with pytest.raises(SystemExit, match='val2017.json is not a COCO annota'):
+        cut_objects.main([str(data), str(out)])
+    file.unlink()
+    with pytest.raises(SystemExit, match='DATA: no file .*_val2017'):
+        cut_objects.main([str(data), str(out)])
+    assert list(tmp_path.iterdir()) == [data]
+
+
+def test_a_folder_that_cannot_be(data, tmp_path):
+    (tmp_path / 'file').touch()
+    out = tmp_path / 'file/out'
+    with pytest.raises(SystemExit, match='file/out cannot be written: '):
+        cut_objects.main([str(data), str(out)])
