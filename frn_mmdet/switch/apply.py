@@ -1,5 +1,6 @@
 """From a detector that was built with the plan's norms to a switched one."""
 
+import inspect
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -8,7 +9,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..layers import FRN
-from .flow import Flow, is_plain_norm
+from .flow import Flow, Seen, is_plain_norm
 from .fold import keep_from_folding
 from .norms import NormPlan, part_of
 from .place import place_tlus, replace_module
@@ -60,8 +61,8 @@ def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
 
     Raises:
         ConfigError: If a norm of the plan is over something else than a map,
-            or if an activation on one cannot become a TLU. The model is then
-            as it was.
+            or is called as another norm is, or if an activation on one
+            cannot become a TLU. The model is then as it was.
     """
     outcome = Outcome()
     flow = flow_of(model)
@@ -69,7 +70,7 @@ def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
              if part_of(path) in plan.parts}
     own = {path for path, norm in norms.items()
            if type(norm) is plan.norm.layer}
-    _check_maps(own, flow, plan)
+    _check_maps(model, own, flow, plan)
     new = _replacements(norms, own, flow, plan, outcome)
     sites = []
     if plan.tlu and (own or new):
@@ -98,16 +99,31 @@ def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
     return outcome
 
 
-def _check_maps(own: set[str], flow: Flow, plan: NormPlan) -> None:
+def _check_maps(model: nn.Module, own: set[str], flow: Flow,
+                plan: NormPlan) -> None:
     for path in sorted(own & flow.norms.keys()):
-        shape = flow.norms[path].shape
-        if len(shape) < 4 and path in flow.apart:
+        if path in flow.apart:
             continue  # a map that was made up; what failed is said below
-        if len(shape) < 4:
-            raise ConfigError(
-                f'{path}: {plan.name} would normalise tokens or points of '
-                f'shape {shape}, not a map; leave {part_of(path)!r} out of '
-                'model.norm_cfg.parts')
+        seen = flow.norms[path]
+        wrong = _wrong_call(seen, model.get_submodule(path))
+        if wrong:
+            raise ConfigError(f'{path}: {plan.name} {wrong}; leave '
+                              f'{part_of(path)!r} out of model.norm_cfg.parts')
+
+
+def _wrong_call(seen: Seen, norm: nn.Module) -> str | None:
+    """What tells that the model is made for another norm; None if nothing."""
+    if len(seen.shape) < 4:
+        return ('would normalise tokens or points of shape '
+                f'{seen.shape}, not a map')
+    strange = seen.keywords - inspect.signature(norm.forward).parameters.keys()
+    if strange:
+        return ('would be called with what only another norm takes: '
+                f'{", ".join(sorted(strange))}')
+    if seen.shape[1] != channels_of(norm):
+        return (f'has {channels_of(norm)} channels and would get a map of '
+                f'shape {seen.shape}: these are not its second dimension')
+    return None
 
 
 def _check_seen(own: set[str], flow: Flow, plan: NormPlan) -> None:

@@ -142,12 +142,13 @@ class Act:
 
 
 class Call(NamedTuple):
-    """A call of a module that is running, and its first argument."""
+    """A call of a module that is running, its first argument and its names."""
 
     path: str
     module: nn.Module
     first: Any
     time: int
+    keywords: frozenset = frozenset()
 
 
 class Seen(NamedTuple):
@@ -161,12 +162,15 @@ class Seen(NamedTuple):
         convs (frozenset[str]): Paths of the modules with the convolutions,
             or products of another kind, of which its input is made, by sums
             and poolings at most.
+        keywords (frozenset[str]): Names of the arguments that it was called
+            with; ConvNeXt's norms get a ``data_format``.
     """
 
     shape: tuple
     time: int
     fed_by: str | None = None
     convs: frozenset = frozenset()
+    keywords: frozenset = frozenset()
 
 
 @dataclass
@@ -282,10 +286,11 @@ class _Watcher(TorchDispatchMode):
         is_plain = is_plain_norm(module)
         patched = 'forward' in vars(module)
 
-        def enter(module, args):
+        def enter(module, args, kwargs):
             self.time += 1
             first = args[0] if args else None
-            self.calls.append(Call(path, module, first, self.time))
+            self.calls.append(
+                Call(path, module, first, self.time, frozenset(kwargs)))
             self.flow.taken[path].add(self._act_of(first))
 
         def mark(module, args, output):
@@ -305,7 +310,7 @@ class _Watcher(TorchDispatchMode):
             return F.group_norm(next(iter((*args, *kwargs.values()))), 1)
 
         handles = [
-            module.register_forward_pre_hook(enter),
+            module.register_forward_pre_hook(enter, with_kwargs=True),
             # A norm's own hooks may act on its output.
             module.register_forward_hook(mark, prepend=True),
             module.register_forward_hook(leave, always_call=True)
@@ -429,7 +434,8 @@ class _Watcher(TorchDispatchMode):
         self.flow.norms.setdefault(
             call.path, Seen(tuple(output.shape), call.time,
                             self.made_by.get(call.first),
-                            self.convs.get(call.first, frozenset())))
+                            self.convs.get(call.first, frozenset()),
+                            call.keywords))
         self._use([self.marks[x] for x in tensors_in(call.first)
                    if x in self.marks])
         mark = Mark(frozenset({call.path}))

@@ -180,6 +180,16 @@ def test_other_stock_configs(build, name, norms):
     assert {s.activation for s in sites} <= {'TLU', None}
 
 
+@pytest.mark.parametrize('name', [
+    'mmpretrain::convnext/convnext-tiny_32xb128_in1k.py',
+    'mmpretrain::edgenext/edgenext-xxsmall_8xb256_in1k.py'])
+@pytest.mark.parametrize('norm', ['FRN', dict(type='GN', num_groups=1)])
+def test_what_only_their_own_norm_can_do(build, name, norm):
+    with pytest.raises(ConfigError, match=(
+            'only another norm takes: data_format; leave .backbone. out')):
+        build(name, norm)
+
+
 def test_errors(build):
     with pytest.raises(ConfigError, match="unknown norm 'XN'; choose one of"):
         build(RESNET, 'XN')

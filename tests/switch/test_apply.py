@@ -165,6 +165,32 @@ def test_a_plans_norm_over_points_is_refused():
         apply_plan(model, PLAN)
 
 
+class CalledAsAnother(nn.Module):
+    """ConvNeXt calls its norm with an argument, on a map in NHWC or not."""
+
+    def __init__(self, *dims, **kwargs):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+        self.norm = FRN(8)
+        self.dims = dims
+        self.kwargs = kwargs
+
+    def forward(self, x):
+        return self.norm(self.conv(x).permute(self.dims), **self.kwargs)
+
+
+@pytest.mark.parametrize('value', ['FRN', dict(type='FRN', tlu=False)])
+@pytest.mark.parametrize('module, match', [
+    (CalledAsAnother(0, 1, 2, 3, data_format='channel_first'),
+     'backbone.norm: FRN would be called .*: data_format; leave'),
+    (CalledAsAnother(0, 2, 3, 1),
+     r'backbone.norm: FRN has 8 channels .* \(1, 64, 64, 8\).*; leave')])
+def test_a_plans_norm_that_is_called_as_another_is_refused(
+        module, match, value):
+    with pytest.raises(ConfigError, match=f"{match} 'backbone' out of"):
+        apply_plan(Detector(module), parse_norm_cfg(value))
+
+
 class Fails(nn.Module):
 
     def __init__(self):
