@@ -43,6 +43,9 @@ SAME = ('runtime', )  # of the rows that are compared
 def main(argv=None):
     """Measure, print, and write what was asked for."""
     args = parse_args(argv)
+    for runtime in args.runtimes:
+        if runtime != PYTORCH:
+            runtimes.check_installed(runtime)
     warnings.simplefilter('ignore')
     logging.disable(logging.WARNING)
     torch.set_num_threads(args.threads)

@@ -1,6 +1,7 @@
 """An exported detector in the runtimes that it was written for."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +30,9 @@ def open_in(runtime: str, path: Path, threads: int | None = None) -> Run:
         ConfigError: If the runtime is unknown, not installed, or refuses the
             file, or the file is no detector.
     """
-    if runtime not in RUNTIMES:
-        raise ConfigError(f'runtime: {runtime} is none; choose '
-                          + ' or '.join(RUNTIMES))
+    check_installed(runtime)
     try:
         names, run = RUNTIMES[runtime](str(path), threads)
-    except ImportError as error:
-        raise ConfigError(f'runtime: {runtime} is not installed: pip install '
-                          f'{runtime}') from error
     except Exception as error:  # whatever a runtime may raise
         reason = str(error).strip().partition('\n')[0]
         raise ConfigError(
@@ -45,6 +41,22 @@ def open_in(runtime: str, path: Path, threads: int | None = None) -> Run:
         raise ConfigError(f'{path} takes {names}, not {INPUTS}: it is no '
                           'detector that tools/export.py wrote without --raw')
     return run
+
+
+def check_installed(runtime: str) -> None:
+    """Refuse what :func:`open_in` would, before there is a file.
+
+    Raises:
+        ConfigError: If the runtime is unknown or not installed.
+    """
+    if runtime not in RUNTIMES:
+        raise ConfigError(f'runtime: {runtime} is none; choose '
+                          + ' or '.join(RUNTIMES))
+    try:
+        import_module(runtime)
+    except ImportError as error:
+        raise ConfigError(f'runtime: {runtime} is not installed: pip install '
+                          f'{runtime}') from error
 
 
 def as_arrays(**inputs: Tensor) -> dict[str, np.ndarray]:

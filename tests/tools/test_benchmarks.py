@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,27 @@ def test_a_wrong_argument_is_one_sentence(capsys, args, words):
     last = capsys.readouterr().err.strip().splitlines()[-1]
     for word in words:
         assert word in last
+
+
+@pytest.mark.slow  # four processes that import mmdet
+def test_runtimes(tool, tmp_path):
+    file = tmp_path / 'runtimes.json'
+    text = tool('benchmark_runtimes.py', DEMO, '--norms', 'FRN', 'BN',
+                '--runtimes', 'pytorch', 'openvino', '--size', 128, 192,
+                '--batch', 2, '--seconds', '0.1', '--json', file)
+    assert '2 x 128x192' in text
+    rows = json.loads(file.read_text())['rows']
+    assert [(row['runtime'], row['norm']) for row in rows] == [
+        ('pytorch', 'FRN'), ('pytorch', 'BN'),
+        ('openvino', 'FRN'), ('openvino', 'BN')]
+    for row in rows:
+        assert row['ms'] > 0
+        assert row['peak'] > 2 * 3 * 4 * 128 * 192
+
+
+def test_a_missing_runtime_is_said_before_the_work(capsys, monkeypatch):
+    main = runpy.run_path(str(ROOT / 'tools/benchmark_runtimes.py'))['main']
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    with pytest.raises(ConfigError, match='pip install openvino'):
+        main(['--norms', 'FRN'])
+    assert 'exporting' not in capsys.readouterr().err
