@@ -1,6 +1,7 @@
 """The backbone of the paper's ImageNet table, for detectors too."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import torch.utils.checkpoint
 from mmcv.cnn import build_conv_layer, build_norm_layer
@@ -168,7 +169,7 @@ class ResNetV2(BaseModule):
 
     Raises:
         ConfigError: If ``depth``, ``num_stages``, ``strides``,
-            ``out_indices`` or ``frozen_stages`` do not fit.
+            ``out_indices``, ``frozen_stages`` or ``norm_cfg`` do not fit.
     """
 
     def __init__(self,
@@ -185,7 +186,8 @@ class ResNetV2(BaseModule):
                  norm_eval: bool = False,
                  with_cp: bool = False,
                  init_cfg: dict | list | None = None) -> None:
-        _check(depth, num_stages, strides, out_indices, frozen_stages)
+        _check(depth, num_stages, strides, out_indices, frozen_stages,
+               norm_cfg)
         super().__init__(init_cfg or [
             dict(type='Kaiming', layer='Conv2d'),
             dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm'])
@@ -243,16 +245,27 @@ class ResNetV2(BaseModule):
 
 
 def _check(depth: int, num_stages: int, strides: Sequence[int],
-           out_indices: Sequence[int], frozen_stages: int) -> None:
-    check('ResNetV2', 'depth', depth, depth in DEPTHS,
+           out_indices: Sequence[int], frozen_stages: int,
+           norm_cfg: dict) -> None:
+    check('ResNetV2', 'depth', depth, _among([depth], DEPTHS),
           f'one of {", ".join(map(str, DEPTHS))}')
-    check('ResNetV2', 'num_stages', num_stages, num_stages in range(1, 5),
-          'a whole number from 1 to 4')
-    check('ResNetV2', 'strides', strides, len(strides) == num_stages,
-          f'{num_stages} numbers, one for each stage')
+    check('ResNetV2', 'num_stages', num_stages,
+          _among([num_stages], range(1, 5)), 'a whole number from 1 to 4')
+    check('ResNetV2', 'strides', strides,
+          _among(strides, range(1, 33)) and len(strides) == num_stages,
+          f'{num_stages} whole numbers from 1 up, one for each stage')
     check('ResNetV2', 'out_indices', out_indices,
-          set(out_indices) <= set(range(num_stages)),
-          f'of the stages 0 to {num_stages - 1}')
+          _among(out_indices, range(num_stages)),
+          f'a list of the stages 0 to {num_stages - 1}')
     check('ResNetV2', 'frozen_stages', frozen_stages,
-          frozen_stages in range(-1, num_stages + 1),
+          _among([frozen_stages], range(-1, num_stages + 1)),
           f'a whole number from -1 to {num_stages}')
+    check('ResNetV2', 'norm_cfg', norm_cfg, isinstance(norm_cfg, dict),
+          'a dict with type')
+
+
+def _among(values: object, choices: Iterable[int]) -> bool:
+    """Whether it is a list of whole numbers that may be chosen."""
+    return isinstance(values, (list, tuple)) and all(
+        isinstance(value, Integral) and not isinstance(value, bool)
+        and value in choices for value in values)

@@ -195,8 +195,16 @@ def test_a_classifiers_checkpoint_starts_a_detector(small, tmp_path, norm):
      'ResNetV2 frozen_stages must be a whole number from -1 to 4'),
     (dict(depth=17), 'ResNetV2 depth must be one of 18, 34, 50, 101, 152'),
     (dict(depth=50, num_stages=5), 'num_stages must be a whole number'),
-    (dict(depth=50, num_stages=3), 'strides must be 3 numbers'),
-    (dict(depth=50, out_indices=(4, )), 'out_indices must be of the stages'),
+    (dict(depth=50, num_stages=3), 'strides must be 3 whole numbers'),
+    (dict(depth=50, out_indices=(4, )), 'out_indices must be a list of the'),
+    # of another kind
+    (dict(depth=[18]), r'depth must be one of .*, got \[18\]'),
+    (dict(depth=50, num_stages=3.0), 'num_stages must be .*, got 3.0'),
+    (dict(depth=50, strides=2), 'strides must be .*, got 2'),
+    (dict(depth=50, strides=(1, 2, 2, 0)), r'strides must be .*, 0\)'),
+    (dict(depth=50, out_indices=3), 'out_indices must be .*, got 3'),
+    (dict(depth=50, frozen_stages=True), 'frozen_stages .*, got True'),
+    (dict(depth=50, norm_cfg='BN'), 'norm_cfg must be a dict .*, got .BN'),
 ])
 def test_what_does_not_fit_is_named(options, error):
     with pytest.raises(ConfigError, match=error):
