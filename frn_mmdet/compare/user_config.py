@@ -47,6 +47,10 @@ def read_config(config: str, options: dict) -> Config:
             raise ConfigError(
                 f'{key}: {config} has none; a comparison trains, and then '
                 f'evaluates, and needs {", ".join(NEEDED)}')
+    if cfg.get('default_scope') == 'mmpretrain':
+        raise ConfigError(
+            f'default_scope: {config} is of mmpretrain, which classifies; '
+            'detectors are compared, by their AP')
     if cfg.get('load_from'):
         raise ConfigError(
             f'load_from: {cfg.load_from} was trained with one norm and would '

@@ -39,6 +39,7 @@ def test_no_such_config(make_plan, config, words):
 @pytest.mark.parametrize('options, words', [
     ({'model': None}, ['model: ', 'has none']),
     ({'model.type': None}, ['model.type']),
+    ({'default_scope': 'mmpretrain'}, ['default_scope: ', 'classifies']),
     ({'model.type': 'Nonsense'}, ['model.type', 'Nonsense']),
     ({'model.backbone.depth': 7}, ['cannot be built', '7']),
     ({'model.backbone': None}, ['cannot be built']),
