@@ -1,6 +1,7 @@
 """A convolution with standardized weights."""
 
 import copy
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from ..ops.standardize import standardize
 from ..registry import MODELS
 
 EPS = 1e-5  # mmcv's
+OWN = ('eps', '_kept', '_is_shared', '_called_with')  # not of nn.Conv2d
 
 
 class _Kept(NamedTuple):
@@ -42,10 +44,12 @@ class ConvWS(nn.Conv2d):
 
     The standardized weight is computed once, and again when the weight has
     changed. In training that is once a step, however many levels of a
-    pyramid share the layer; a backward pass ends it. Not seen is a change by
-    way of ``.data`` in place, which PyTorch itself does not count, between
-    two calls without a backward pass; ``train()`` and ``eval()`` forget what
-    was kept.
+    pyramid share the layer; a backward pass ends it. A layer that a step
+    calls once keeps nothing for backward but its weight, from which the
+    standardized one is computed again there. Not seen is a change by way of
+    ``.data`` in place, which PyTorch itself does not count, between two
+    calls without a backward pass, or a call and its backward pass;
+    ``train()`` and ``eval()`` forget what was kept.
 
     Args:
         *args: Those of ``nn.Conv2d``, also by keyword.
@@ -63,6 +67,8 @@ class ConvWS(nn.Conv2d):
                 'groups has filters of one element, which have no deviation')
         self.eps = eps
         self._kept: _Kept | None = None
+        self._is_shared = False  # called several times in a step
+        self._called_with: int | None = None  # version of weight, in this step
 
     @classmethod
     def like(cls, conv: nn.Conv2d) -> 'ConvWS':
@@ -74,13 +80,13 @@ class ConvWS(nn.Conv2d):
         with torch.device('meta'):
             new = cls(conv.in_channels, conv.out_channels, conv.kernel_size,
                       groups=conv.groups, eps=getattr(conv, 'eps', EPS))
-        new.__dict__.update(_without(conv, 'eps', '_kept'))
+        new.__dict__.update(_without(conv, *OWN))
         return new
 
     def folded(self) -> nn.Conv2d:
         """A plain convolution that gives the same, with the same hooks."""
         conv = nn.Conv2d.__new__(nn.Conv2d)
-        conv.__dict__.update(_without(self, 'eps', '_kept'))
+        conv.__dict__.update(_without(self, *OWN))
         conv.weight = nn.Parameter(
             standardize(self.weight, self.eps).detach(),
             self.weight.requires_grad)
@@ -88,26 +94,52 @@ class ConvWS(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve."""
-        return self._conv_forward(x, self.standardized(), self.bias)
+        if not self._is_called_once():
+            return self._conv_forward(x, self.standardized(), self.bias)
+        standardized = self._standardize(learns=True)
+        with _computed_again(standardized, self.weight, self.eps):
+            return self._conv_forward(x, standardized, self.bias)
 
     def standardized(self) -> Tensor:
         """The weight that convolves, shape of ``weight``."""
-        weight = self.weight
-        learns = torch.is_grad_enabled() and weight.requires_grad
+        weight, learns = self.weight, self._learns()
         if exported() and not self.training and self._kept is not None:
             return self._kept.standardized  # a constant of what is exported
         if _is_untold(weight) or learns and _is_recomputed():
             return standardize(weight, self.eps)
         if self._kept is None or not self._kept.is_of(weight, learns):
-            kept = standardize(weight, self.eps)
-            if learns:  # its graph is for one backward pass
-                kept.register_hook(self._forget)
             self._keep(_Kept(weight, weight._version, weight.data_ptr(),
-                             kept))
+                             self._standardize(learns)))
         return self._kept.standardized
+
+    def _learns(self) -> bool:
+        return torch.is_grad_enabled() and self.weight.requires_grad
+
+    def _is_called_once(self) -> bool:
+        """Whether nobody else in this step wants the standardized weight.
+
+        A layer that was called twice in a step is taken for one that several
+        levels of a pyramid share from then on: what is computed for one of
+        them is kept for the others.
+        """
+        if self._is_shared or not self._learns() or _is_untold(
+                self.weight) or _is_recomputed() or not (
+                    torch._C._autograd._saved_tensors_hooks_is_enabled()):
+            return False
+        version = self.weight._version
+        vars(self)['_is_shared'] = self._called_with == version
+        vars(self)['_called_with'] = version
+        return not self._is_shared
+
+    def _standardize(self, learns: bool) -> Tensor:
+        standardized = standardize(self.weight, self.eps)
+        if learns:  # its graph is for one backward pass
+            standardized.register_hook(self._forget)
+        return standardized
 
     def _forget(self, grad: Tensor) -> None:
         self._keep(None)
+        vars(self)['_called_with'] = None
 
     def _keep(self, kept: _Kept | None) -> None:
         # The way of nn.Module would take 20 us each time in a large model,
@@ -129,15 +161,40 @@ class ConvWS(nn.Conv2d):
 
     def train(self, mode: bool = True) -> 'ConvWS':
         """As ``nn.Module.train``; what was kept is forgotten."""
-        self._kept = None
+        self._kept = self._called_with = None
         return super().train(mode)
 
     def __getstate__(self) -> dict:
-        return dict(vars(self), _kept=None)
+        return dict(vars(self), _kept=None, _called_with=None)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""
         return f'{super().extra_repr()}, ws=True'
+
+
+def _computed_again(standardized: Tensor, weight: Tensor,
+                    eps: float) -> AbstractContextManager:
+    """Let a convolution keep nothing for its standardized weight.
+
+    Raises:
+        RuntimeError: In backward, if the weight has changed.
+    """
+    address, version = standardized.data_ptr(), weight._version
+
+    def pack(tensor: Tensor) -> Tensor | None:
+        return None if tensor.data_ptr() == address else tensor
+
+    def unpack(kept: Tensor | None) -> Tensor:
+        if kept is not None:
+            return kept
+        if weight._version != version:
+            raise RuntimeError(
+                'the weight of a ConvWS was changed in place between its '
+                'forward and its backward pass')
+        with torch.no_grad():
+            return standardize(weight, eps)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
 def _is_untold(weight: Tensor) -> bool:

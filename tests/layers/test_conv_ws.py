@@ -4,14 +4,17 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmcv.cnn import ConvModule, build_conv_layer
 from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 from frn_mmdet.layers import ConvWS
+from frn_mmdet.ops.definition import standardize_definition
 
 KINDS = [dict(kernel_size=3, padding=1, bias=False), dict(kernel_size=1),
          dict(kernel_size=3, groups=4, stride=2),
@@ -264,17 +267,83 @@ def test_with_and_without_gradients_in_turn():
         assert not conv(x).requires_grad
 
 
+def bytes_kept(function):
+    """What a call has allocated and not given back, its result included."""
+    with profile(activities=[ProfilerActivity.CPU],
+                 profile_memory=True) as run:
+        result = function()
+    events = run.profiler.kineto_results.events()
+    del result
+    return sum(e.nbytes() for e in events if e.name() == '[memory]')
+
+
 def test_a_step_keeps_what_a_plain_one_keeps():
-    plain = nn.Conv2d(16, 8, 3)
-    x = torch.randn(2, 16, 9, 9)
-    sizes = []
-    for conv in (plain, ConvWS.like(plain)):
-        kept = {}
-        with torch.autograd.graph.saved_tensors_hooks(
-                lambda t, kept=kept: kept.update({
-                    t.untyped_storage().data_ptr(): t.numel()}) or t,
-                lambda t: t):
-            conv(x)
-        sizes.append(sum(kept.values()))
-    # The weight itself, which is there anyway.
-    assert sizes[1] - sizes[0] == plain.weight.numel()
+    """But where levels share a layer: there its standardized weight, once."""
+    plain = nn.Conv2d(64, 64, 3)
+    x, weight = torch.randn(2, 64, 5, 5), 4 * plain.weight.numel()
+    conv = ConvWS.like(plain)
+    conv(x).sum().backward()  # the first step builds what stays
+    kept = [bytes_kept(lambda c=c: c(x)) for c in (plain, conv)]
+    assert kept[1] == kept[0] > 0
+    shared = ConvWS.like(plain)
+    for _ in range(2):
+        (shared(x) + shared(x)).sum().backward()
+    kept = [bytes_kept(lambda c=c: (c(x), c(x), c(x)))
+            for c in (plain, shared)]
+    assert kept[1] - kept[0] == weight
+
+
+@pytest.mark.parametrize('calls', [1, 3])
+def test_steps_are_those_of_mmcvs(calls):
+    """Its weight is standardized at each call, and kept for backward."""
+    torch.manual_seed(0)
+    conv = ConvWS(8, 6, 3, groups=2).double()
+    stock = ConvWS2d(8, 6, 3, groups=2).double()
+    stock.load_state_dict(conv.state_dict())
+    models = [conv, stock]
+    optimizers = [torch.optim.SGD(m.parameters(), 0.1) for m in models]
+    for step in range(4):
+        x = torch.randn(calls, 2, 8, 7, 7).double()
+        for model, optimizer in zip(models, optimizers, strict=True):
+            for _ in range(1 + step % 2):  # accumulated
+                sum(model(x[i]).pow(2).mean()
+                    for i in range(calls)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for name, value in stock.state_dict().items():
+        torch.testing.assert_close(conv.state_dict()[name], value)
+
+
+def test_a_graph_may_be_gone_through_twice_and_differentiated():
+    torch.manual_seed(0)
+    conv, x = ConvWS(4, 6, 3).double(), torch.randn(1, 4, 6, 6).double()
+    y = conv(x).pow(3).sum()
+    first, = torch.autograd.grad(y, conv.weight, create_graph=True)
+    again, = torch.autograd.grad(y, conv.weight, retain_graph=True)
+    assert torch.equal(first, again)
+    second, = torch.autograd.grad(first.pow(2).sum(), conv.weight)
+
+    def by_definition(weight):
+        y = F.conv2d(x, standardize_definition(weight, conv.eps), conv.bias)
+        grad, = torch.autograd.grad(y.pow(3).sum(), weight, create_graph=True)
+        return torch.autograd.grad(grad.pow(2).sum(), weight)[0]
+
+    torch.testing.assert_close(second, by_definition(conv.weight))
+
+
+def test_a_weight_that_changes_before_backward_is_an_error():
+    """As of a plain convolution, by PyTorch itself."""
+    for conv in (nn.Conv2d(4, 6, 3), ConvWS(4, 6, 3)):
+        x = torch.randn(1, 4, 6, 6, requires_grad=True)
+        y = conv(x).sum()
+        with torch.no_grad():
+            conv.weight.mul_(2)
+        with pytest.raises(RuntimeError, match='in.?place'):
+            y.backward()
+
+
+def test_where_hooks_are_forbidden():
+    conv, x = ConvWS(4, 6, 3), torch.randn(1, 4, 6, 6)
+    with torch.autograd.graph.disable_saved_tensors_hooks('no'):
+        conv(x).sum().backward()
+    assert conv.weight.grad is not None
