@@ -116,7 +116,7 @@ class ConvWS(nn.Conv2d):
         return torch.is_grad_enabled() and self.weight.requires_grad
 
     def _is_called_once(self) -> bool:
-        """Whether nobody else in this step wants the standardized weight.
+        """Note a call; whether it is taken for the only one in its step.
 
         A layer that was called twice in a step is taken for one that several
         levels of a pyramid share from then on: what is computed for one of
