@@ -13,7 +13,8 @@ from ..ops.standardize import standardize
 from ..registry import MODELS
 
 EPS = 1e-5  # mmcv's
-OWN = ('eps', '_kept', '_is_shared', '_called_with')  # not of nn.Conv2d
+# Attributes that nn.Conv2d has not.
+OWN = ('eps', '_kept', '_is_shared', '_calls', '_called_with')
 
 
 class _Kept(NamedTuple):
@@ -45,11 +46,11 @@ class ConvWS(nn.Conv2d):
     The standardized weight is computed once, and again when the weight has
     changed. In training that is once a step, however many levels of a
     pyramid share the layer; a backward pass ends it. A layer that a step
-    calls once keeps nothing for backward but its weight, from which the
-    standardized one is computed again there. Not seen is a change by way of
-    ``.data`` in place, which PyTorch itself does not count, between two
-    calls without a backward pass, or a call and its backward pass;
-    ``train()`` and ``eval()`` forget what was kept.
+    calls once keeps nothing for backward but its weight (under autocast the
+    cast of the standardized one), from which that is computed again there.
+    Not seen is a change by way of ``.data``, which PyTorch itself does not
+    count, between two calls without a backward pass, or a call and its
+    backward pass; ``train()`` and ``eval()`` forget what was kept.
 
     Args:
         *args: Those of ``nn.Conv2d``, also by keyword.
@@ -68,7 +69,8 @@ class ConvWS(nn.Conv2d):
         self.eps = eps
         self._kept: _Kept | None = None
         self._is_shared = False  # called several times in a step
-        self._called_with: int | None = None  # version of weight, in this step
+        self._calls = 0  # in this step
+        self._called_with: int | None = None  # version of the weight
 
     @classmethod
     def like(cls, conv: nn.Conv2d) -> 'ConvWS':
@@ -94,52 +96,55 @@ class ConvWS(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve."""
-        if not self._is_called_once():
-            return self._conv_forward(x, self.standardized(), self.bias)
-        standardized = self._standardize(learns=True)
-        with _computed_again(standardized, self.weight, self.eps):
+        weight = self.weight  # once: a parametrization may be random
+        if not self._is_called_once(weight, x):
+            return self._conv_forward(x, self._standardized(weight), self.bias)
+        self._keep(None)
+        standardized = self._fresh(weight, learns=True)
+        with _computed_again(standardized, weight, self.eps):
             return self._conv_forward(x, standardized, self.bias)
 
     def standardized(self) -> Tensor:
         """The weight that convolves, shape of ``weight``."""
-        weight, learns = self.weight, self._learns()
+        return self._standardized(self.weight)
+
+    def _standardized(self, weight: Tensor) -> Tensor:
+        learns = _learns(weight)
         if exported() and not self.training and self._kept is not None:
             return self._kept.standardized  # a constant of what is exported
         if _is_untold(weight) or learns and _is_recomputed():
             return standardize(weight, self.eps)
         if self._kept is None or not self._kept.is_of(weight, learns):
             self._keep(_Kept(weight, weight._version, weight.data_ptr(),
-                             self._standardize(learns)))
+                             self._fresh(weight, learns)))
         return self._kept.standardized
 
-    def _learns(self) -> bool:
-        return torch.is_grad_enabled() and self.weight.requires_grad
-
-    def _is_called_once(self) -> bool:
+    def _is_called_once(self, weight: Tensor, x: Tensor) -> bool:
         """Note a call; whether it is taken for the only one in its step.
 
         A layer that was called twice in a step is taken for one that several
-        levels of a pyramid share from then on: what is computed for one of
-        them is kept for the others.
+        levels of a pyramid share, until a step calls it once: what is
+        computed for one of them is kept for the others.
         """
-        if self._is_shared or not self._learns() or _is_untold(
-                self.weight) or _is_recomputed() or not (
+        if not _learns(weight) or _is_untold(weight) or _is_recomputed() or (
+                type(x) is not Tensor) or not (
                     torch._C._autograd._saved_tensors_hooks_is_enabled()):
             return False
-        version = self.weight._version
-        vars(self)['_is_shared'] = self._called_with == version
-        vars(self)['_called_with'] = version
+        calls = self._calls + 1 if self._called_with == weight._version else 1
+        vars(self).update(_is_shared=self._is_shared or calls > 1,
+                          _calls=calls, _called_with=weight._version)
         return not self._is_shared
 
-    def _standardize(self, learns: bool) -> Tensor:
-        standardized = standardize(self.weight, self.eps)
+    def _fresh(self, weight: Tensor, learns: bool) -> Tensor:
+        standardized = standardize(weight, self.eps)
         if learns:  # its graph is for one backward pass
             standardized.register_hook(self._forget)
         return standardized
 
     def _forget(self, grad: Tensor) -> None:
         self._keep(None)
-        vars(self)['_called_with'] = None
+        if self._calls:  # the first time in this backward pass
+            vars(self).update(_is_shared=self._calls > 1, _calls=0)
 
     def _keep(self, kept: _Kept | None) -> None:
         # The way of nn.Module would take 20 us each time in a large model,
@@ -161,11 +166,12 @@ class ConvWS(nn.Conv2d):
 
     def train(self, mode: bool = True) -> 'ConvWS':
         """As ``nn.Module.train``; what was kept is forgotten."""
-        self._kept = self._called_with = None
+        self._keep(None)
+        self._calls = 0
         return super().train(mode)
 
     def __getstate__(self) -> dict:
-        return dict(vars(self), _kept=None, _called_with=None)
+        return dict(vars(self), _kept=None, _calls=0)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""
@@ -177,30 +183,40 @@ def _computed_again(standardized: Tensor, weight: Tensor,
     """Let a convolution keep nothing for its standardized weight.
 
     Raises:
-        RuntimeError: In backward, if the weight has changed.
+        RuntimeError: In backward, if its input or weight was changed in place
+            meanwhile; what went through hooks PyTorch does not look at.
     """
     address, version = standardized.data_ptr(), weight._version
 
-    def pack(tensor: Tensor) -> Tensor | None:
-        return None if tensor.data_ptr() == address else tensor
+    def pack(tensor: Tensor) -> tuple[Tensor, int] | None:
+        if tensor.data_ptr() == address:
+            return None
+        return tensor, tensor._version
 
-    def unpack(kept: Tensor | None) -> Tensor:
-        if kept is not None:
-            return kept
-        if weight._version != version:
+    def unpack(kept: tuple[Tensor, int] | None) -> Tensor:
+        tensor, then = kept or (weight, version)
+        if tensor._version != then:
             raise RuntimeError(
-                'the weight of a ConvWS was changed in place between its '
-                'forward and its backward pass')
+                'one of the variables needed for gradient computation has '
+                'been modified by an inplace operation: the '
+                f'{"input" if kept else "weight"} of a ConvWS')
+        if kept:
+            return tensor
         with torch.no_grad():
             return standardize(weight, eps)
 
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
+def _learns(weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and weight.requires_grad
+
+
 def _is_untold(weight: Tensor) -> bool:
-    """Whether changes of a weight go uncounted, or it has no numbers."""
+    """Whether changes of a weight go uncounted, or it has no numbers here."""
     return (by_definition() or torch.compiler.is_compiling()
-            or weight.is_inference() or weight.is_meta)
+            or weight.is_inference() or weight.is_meta
+            or type(weight) not in (Tensor, nn.Parameter))  # a DTensor, say
 
 
 def _is_recomputed() -> bool:

@@ -10,6 +10,7 @@ from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
@@ -331,15 +332,62 @@ def test_a_graph_may_be_gone_through_twice_and_differentiated():
     torch.testing.assert_close(second, by_definition(conv.weight))
 
 
-def test_a_weight_that_changes_before_backward_is_an_error():
+@pytest.mark.parametrize('what', ['weight', 'input'])
+@pytest.mark.parametrize('cls', [nn.Conv2d, ConvWS])
+def test_what_changes_before_backward_is_an_error(cls, what):
     """As of a plain convolution, by PyTorch itself."""
-    for conv in (nn.Conv2d(4, 6, 3), ConvWS(4, 6, 3)):
-        x = torch.randn(1, 4, 6, 6, requires_grad=True)
-        y = conv(x).sum()
-        with torch.no_grad():
-            conv.weight.mul_(2)
-        with pytest.raises(RuntimeError, match='in.?place'):
-            y.backward()
+    conv = cls(4, 6, 3)
+    x = torch.randn(1, 4, 6, 6, requires_grad=True).abs()
+    y = conv(x).sum()
+    with torch.no_grad():
+        (x if what == 'input' else conv.weight).mul_(2)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        y.backward()
+
+
+class Dropout(nn.Module):
+    """Gives another weight each time."""
+
+    calls = 0
+
+    def forward(self, weight):
+        self.calls += 1
+        return F.dropout(weight, 0.3)
+
+
+def test_a_parametrized_weight_is_that_of_forward():
+    conv = ConvWS(4, 6, 3, bias=False).double()
+    dropout = Dropout()
+    nn.utils.parametrize.register_parametrization(conv, 'weight', dropout)
+    dropout.calls = 0
+    x = torch.randn(2, 4, 7, 7, dtype=torch.float64, requires_grad=True)
+    y = conv(x)
+    grad = torch.randn_like(y)
+    y.backward(grad)
+    assert dropout.calls == 1
+    # A convolution is linear in its input.
+    torch.testing.assert_close((y * grad).sum(), (x * x.grad).sum())
+
+
+def test_tensors_without_an_address():
+    with FakeTensorMode():
+        conv, x = ConvWS(4, 6, 3), torch.randn(6, 4, 3, 3, requires_grad=True)
+        conv(x).sum().backward()
+        assert x.grad.shape == x.shape
+        assert conv.weight.grad.shape == conv.weight.shape
+
+
+def test_a_step_that_was_given_up_costs_no_memory_later():
+    """It looks as if two levels shared the layer."""
+    plain = nn.Conv2d(64, 64, 3)
+    conv, x = ConvWS.like(plain), torch.randn(2, 64, 5, 5)
+    conv(x)  # an error in the loss, say
+    with torch.no_grad():
+        conv(x)
+    for _ in range(2):
+        conv(x).sum().backward()
+    kept = [bytes_kept(lambda c=c: c(x)) for c in (plain, conv)]
+    assert kept[1] == kept[0]
 
 
 def test_where_hooks_are_forbidden():
