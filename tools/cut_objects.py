@@ -16,15 +16,19 @@ import json
 import math
 import random
 import sys
-import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-# A script beside this one.
-from make_shapes import SPLITS, annotation_file, number  # noqa: E402
+from make_shapes import (  # noqa: E402  (a script beside this one)
+    SPLITS,
+    annotation_file,
+    is_free,
+    number,
+    whole_folder,
+)
 
 from frn_mmdet.errors import ConfigError  # noqa: E402
 
@@ -66,25 +70,18 @@ def cut_data_set(args):
     Raises:
         ConfigError: If OUT is there already, or DATA cannot be read.
     """
-    if args.out.exists() and not (
-            args.out.is_dir() and not any(args.out.iterdir())):
+    if not is_free(args.out):
         raise ConfigError(f'OUT: {args.out} is there already; give another '
                           'folder, or delete it first')
     objects = {split: chosen(annotation_file(args.data, split),
                              args.per_class) for split in SPLITS}
     counts = {}
-    args.out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    # Beside OUT, so that the last step is a rename.
-    with tempfile.TemporaryDirectory(
-            prefix=f'{args.out.name}.part-',
-            dir=args.out.absolute().parent) as part:
-        root = Path(part, 'out')
+    with whole_folder(args.out) as root:
         for split, classes in objects.items():
             for name, found in classes.items():
                 cut_class(args.data / f'{split}2017', found,
                           root / split / name, args)
                 counts[args.out / split / name] = len(found)
-        root.rename(args.out)
     return counts
 
 

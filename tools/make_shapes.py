@@ -11,6 +11,7 @@ of images, and its shapes are the same whatever the variation.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -118,7 +119,7 @@ def is_made(out, arguments):
     Raises:
         DataSetError: If something else stands there.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if is_free(out):
         return False
     try:
         info = json.loads(annotation_file(out, 'train').read_text())['info']
@@ -140,6 +141,28 @@ def is_made(out, arguments):
     return True
 
 
+def is_free(out):
+    """Tell whether a folder can be made at ``out``."""
+    return not out.exists() or (out.is_dir() and not any(out.iterdir()))
+
+
+@contextlib.contextmanager
+def whole_folder(out):
+    """Make a folder that appears at ``out`` once all of it is written.
+
+    Yields:
+        Path: What to fill, beside ``out``, so that the last step is a rename.
+    """
+    beside = out.absolute().parent
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+            prefix=f'{out.name}.part-', dir=beside) as part:
+        root = Path(part, 'whole')
+        root.mkdir()
+        yield root
+        root.rename(out)
+
+
 def annotation_file(root, split):
     """Return the path of a split's annotations, named as COCO's."""
     return root / 'annotations' / f'instances_{split}2017.json'
@@ -147,16 +170,10 @@ def annotation_file(root, split):
 
 def make_data_set(out, arguments):
     """Write the data set and return the images and shapes of each split."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside OUT, so that the last step is a rename: OUT is whole or absent.
-    with tempfile.TemporaryDirectory(
-            prefix=f'{out.name}.part-', dir=out.parent) as part:
-        root = Path(part) / out.name
-        (root / 'annotations').mkdir(parents=True)
-        counts = {split: make_split(root, split, arguments)
-                  for split in SPLITS}
-        root.rename(out)
-    return counts
+    with whole_folder(out) as root:
+        (root / 'annotations').mkdir()
+        return {split: make_split(root, split, arguments)
+                for split in SPLITS}
 
 
 def make_split(root, split, arguments):

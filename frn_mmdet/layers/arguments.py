@@ -29,6 +29,11 @@ def is_number(value: object) -> bool:
             and abs(value) <= LARGEST)
 
 
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number; neither True nor 3.0 is."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def check_eps(layer: str, eps: object) -> None:
     """Refuse an eps of which a root could not be taken."""
     check(layer, 'eps', eps, is_number(eps) and eps >= 0,
@@ -37,8 +42,7 @@ def check_eps(layer: str, eps: object) -> None:
 
 def check_count(layer: str, name: str, value: object) -> None:
     """Refuse what is not a whole number from 1 up."""
-    check(layer, name, value, isinstance(value, Integral)
-          and not isinstance(value, bool) and value >= 1,
+    check(layer, name, value, is_whole(value) and value >= 1,
           'a whole number, 1 or more')
 
 

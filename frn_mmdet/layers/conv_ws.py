@@ -14,7 +14,7 @@ from ..registry import MODELS
 
 EPS = 1e-5  # mmcv's
 # Attributes that nn.Conv2d has not.
-OWN = ('eps', '_kept', '_is_shared', '_calls', '_called_with')
+OWN = ('eps', '_kept', '_is_shared', '_calls')
 
 
 class _Kept(NamedTuple):
@@ -70,7 +70,6 @@ class ConvWS(nn.Conv2d):
         self._kept: _Kept | None = None
         self._is_shared = False  # called several times in a step
         self._calls = 0  # in this step
-        self._called_with: int | None = None  # version of the weight
 
     @classmethod
     def like(cls, conv: nn.Conv2d) -> 'ConvWS':
@@ -130,9 +129,9 @@ class ConvWS(nn.Conv2d):
                 type(x) is not Tensor) or not (
                     torch._C._autograd._saved_tensors_hooks_is_enabled()):
             return False
-        calls = self._calls + 1 if self._called_with == weight._version else 1
+        calls = self._calls + 1
         vars(self).update(_is_shared=self._is_shared or calls > 1,
-                          _calls=calls, _called_with=weight._version)
+                          _calls=calls)
         return not self._is_shared
 
     def _fresh(self, weight: Tensor, learns: bool) -> Tensor:

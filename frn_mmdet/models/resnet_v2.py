@@ -1,7 +1,6 @@
 """The backbone of the paper's ImageNet table, for detectors too."""
 
 from collections.abc import Iterable, Sequence
-from numbers import Integral
 
 import torch.utils.checkpoint
 from mmcv.cnn import build_conv_layer, build_norm_layer
@@ -9,7 +8,7 @@ from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..layers.arguments import check
+from ..layers.arguments import check, is_whole
 from ..registry import MODELS
 
 # Blocks a stage, and the kernels of a block's convolutions.
@@ -267,5 +266,4 @@ def _check(depth: int, num_stages: int, strides: Sequence[int],
 def _among(values: object, choices: Iterable[int]) -> bool:
     """Whether it is a list of whole numbers that may be chosen."""
     return isinstance(values, (list, tuple)) and all(
-        isinstance(value, Integral) and not isinstance(value, bool)
-        and value in choices for value in values)
+        is_whole(value) and value in choices for value in values)
