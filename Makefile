@@ -33,21 +33,21 @@ help:  ## this list (the default)
 
 env: $(STAMP)  ## the environment, which the others build if it is missing
 
-$(STAMP): tools/install_stack.sh setup.py requirements/$(STACK).txt \
+$(STAMP): .dev_scripts/install_stack.sh setup.py requirements/$(STACK).txt \
 		requirements/build.txt requirements/tests.txt \
 		requirements/export.txt
-	tools/install_stack.sh $(STACK) $(VENV)
+	.dev_scripts/install_stack.sh $(STACK) $(VENV)
 	@touch $@
 
 demo: $(STAMP)  ## train, test and see a small detector with FRN: minutes
-	$(PYTHON) tools/make_shapes.py $(DEMO_DATA)
+	$(PYTHON) -m frn_mmdet make_shapes $(DEMO_DATA)
 	$(PYTHON) tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)
 	$(PYTHON) tools/test.py $(DEMO_CONFIG) $$(cat $(DEMO_DIR)/last_checkpoint) \
 		--work-dir $(DEMO_DIR)/test
-	$(PYTHON) tools/draw_detections.py $(DEMO_CONFIG) \
+	$(PYTHON) -m frn_mmdet draw_detections $(DEMO_CONFIG) \
 		$$(cat $(DEMO_DIR)/last_checkpoint) --score-thr 0.5 \
 		--out $(DEMO_DIR)/detections.png
-	$(PYTHON) tools/plot_training.py $(DEMO_DIR) --out $(DEMO_DIR)/training.png
+	$(PYTHON) -m frn_mmdet plot_training $(DEMO_DIR) --out $(DEMO_DIR)/training.png
 	@echo
 	@echo 'Next: the same detector with another norm, by one key:'
 	@echo '  $(PYTHON) tools/train.py $(DEMO_CONFIG) \'

@@ -16,7 +16,6 @@ MIM = {
     'tools': ('.py', '.sh'),
     'model-index.yml': ('.yml', ),
 }
-NOT_INSTALLED = ['install_stack.sh']  # builds the environment of a clone
 
 
 def version():
@@ -71,8 +70,7 @@ class BuildWithTools(build_py):
         for name, suffixes in MIM.items():
             files = [ROOT / name, *sorted((ROOT / name).rglob('*'))]
             for path in files:
-                if (path.is_file() and path.suffix in suffixes
-                        and path.name not in NOT_INSTALLED):
+                if path.is_file() and path.suffix in suffixes:
                     yield path, mim / path.relative_to(ROOT)
 
 

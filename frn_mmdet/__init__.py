@@ -1,10 +1,10 @@
 """Filter Response Normalization for MMDetection: one key switches norms."""
 
 from . import stack  # isort: skip  (first: it says what is missing)
-from .files import config_path
 from .layers import FRN, TLU
 from .ops import frn, kernel_for, use_kernel
 from .switch import NormSite, fold_ws, norm_sites
+from .utils.installed import config_path
 from .version import __version__
 
 stack.allow_own_checkpoints()

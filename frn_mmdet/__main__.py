@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from .errors import ConfigError
-from .files import config_path, folder
+from .utils.installed import config_path, folder
 
 OWN = 'frn_mmdet::'
 
@@ -37,15 +37,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def find_tools() -> dict[str, Path]:
-    """Return the tools by name: the scripts that can be run by themselves.
+    """Return the tools by name.
 
-    Others are parts of those, or (install_stack.sh) need a clone.
+    Those of a training stand first, as in the folder ``tools`` itself.
     """
-    paths = sorted(folder('tools').iterdir())
-    return {path.stem: path for path in paths
-            if path.match('dist_*.sh')
-            or path.suffix == '.py' and "if __name__ == '__main__'" in
-            path.read_text(encoding='utf-8')}
+    paths = [path for path in folder('tools').rglob('*')
+             if path.suffix in ('.py', '.sh')]
+    return {path.stem: path for path in sorted(
+        paths, key=lambda path: (len(path.parts), path))}
 
 
 def usage(tools: dict[str, Path]) -> str:

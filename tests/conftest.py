@@ -3,9 +3,12 @@
 import copy
 import logging
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from scripts import load, path_of
 
 # One thread for each of pytest's workers: two that spin on the same core slow
 # each other tenfold.
@@ -134,3 +137,41 @@ def losses():
         return model.parse_losses(model.forward(**data, mode='loss'))[0]
 
     return _losses
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory):
+    """A data set of 16 + 4 images."""
+    out = tmp_path_factory.mktemp('data') / 'shapes'
+    load('make_shapes').main([str(out), '--train', '16', '--val', '4'])
+    return out
+
+
+@pytest.fixture
+def environment(shapes):
+    """Of a subprocess: one thread, and the data set's folder."""
+    return os.environ | dict(
+        SHAPES_ROOT=str(shapes),
+        COCO_ROOT=str(shapes),
+        OMP_NUM_THREADS='1',
+        PYTHON=sys.executable)
+
+
+@pytest.fixture
+def tool(environment, tmp_path):
+    """tool(name, *args): run a script, check its exit, give its output."""
+
+    def _tool(name, *args, ok=True, timeout=400):
+        command = [sys.executable] if name.endswith('.py') else []
+        run = subprocess.run(
+            [*command, str(path_of(name)), *map(str, args)],
+            env=environment,
+            cwd=tmp_path,  # some tools of mmdet write to where they run
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout)
+        assert (run.returncode == 0) is ok, run.stdout
+        return run.stdout
+
+    return _tool

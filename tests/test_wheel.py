@@ -63,8 +63,7 @@ def test_wheel_has_configs_and_tools(clone):
     wanted = [ROOT / 'model-index.yml', *(
         path for folder in ('configs', 'tools')
         for path in (ROOT / folder).rglob('*')
-        if path.is_file() and '__pycache__' not in path.parts
-        and path.name != 'install_stack.sh')]
+        if path.is_file() and '__pycache__' not in path.parts)]
     assert there == {str(path.relative_to(ROOT)): path.read_bytes()
                      for path in wanted}
     # and nothing beside the package

@@ -17,7 +17,6 @@ import signal
 import sys
 from pathlib import Path
 
-from frn_mmdet.cfg_options import CfgOptions
 from frn_mmdet.compare import Plan, Runner
 from frn_mmdet.compare.folder import Folder
 from frn_mmdet.compare.launch import LAUNCHERS
@@ -25,6 +24,7 @@ from frn_mmdet.compare.plan import count_gpus
 from frn_mmdet.compare.probe import estimate
 from frn_mmdet.compare.result import is_ok
 from frn_mmdet.errors import ConfigError
+from frn_mmdet.utils.command_line import CfgOptions
 
 TRAIN = Path(__file__).with_name('train.py')
 

@@ -4,7 +4,7 @@ python tools/test.py CONFIG CHECKPOINT [--out FILE.pkl] [--show-dir DIR]
     [--tta] [--cfg-options ...]
 """
 
-from frn_mmdet.run_tool import run_mmdet_tool
+from frn_mmdet.engine.run_tool import run_mmdet_tool
 
 if __name__ == '__main__':
     run_mmdet_tool('test.py', splits=('test', ))

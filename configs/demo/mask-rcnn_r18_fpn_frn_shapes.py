@@ -1,5 +1,5 @@
 # A Mask R-CNN small enough for a CPU, with FRN everywhere (4conv1fc box head),
-# on the shapes of tools/make_shapes.py: for tests and studies of RoI heads.
+# on the shapes of make_shapes.py: for tests and studies of RoI heads.
 _base_ = [
     '../_base_/models/mask-rcnn_r18_fpn_shapes.py',
     '../_base_/datasets/shapes_instance.py',

@@ -4,7 +4,7 @@
 #
 # or, step by step:
 #
-#     python tools/make_shapes.py data/shapes
+#     python -m frn_mmdet make_shapes data/shapes
 #     python tools/train.py configs/demo/retinanet_r18_fpn_frn_shapes.py
 #
 # Measured in two runs on 2 cores without a GPU: training and test together

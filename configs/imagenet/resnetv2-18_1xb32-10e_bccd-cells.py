@@ -1,5 +1,5 @@
 # A network of the small kind on single blood cells, minutes on a CPU:
-# docs/studies/imagenet_backbone.md. tools/cut_objects.py makes the images.
+# docs/studies/imagenet_backbone.md. cut_objects.py makes the images.
 _base_ = '../_base_/imagenet_paper.py'
 
 max_epochs = 10

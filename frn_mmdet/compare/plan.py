@@ -11,11 +11,11 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from ..errors import ConfigError
-from ..markdown import table
 from ..switch.config import dicts_of, planned_parts
 from ..switch.mend import drop_checkpoint, unfit_checkpoint, unfreeze
 from ..switch.norms import NormPlan, read_norm
 from ..switch.sites import norm_sites
+from ..utils.markdown import table
 from .arguments import check_numbers, read_norms
 from .cell import Cell
 from .config import cell_config

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..scalars import find_logs, read_scalars
+from ..utils.scalars import find_logs, read_scalars
 from .cell import Cell
 from .folder import GIB, Folder
 from .launch import command, environment

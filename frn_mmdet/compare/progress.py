@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..scalars import find_logs, read_scalars
+from ..utils.scalars import find_logs, read_scalars
 from .cell import Cell
 from .plan import Plan
 from .result import is_ok

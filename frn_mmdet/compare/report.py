@@ -15,7 +15,7 @@ import torch
 
 import frn_mmdet
 
-from ..markdown import table
+from ..utils.markdown import table
 from .cell import Cell
 from .plan import Plan
 from .progress import describe

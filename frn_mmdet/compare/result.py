@@ -5,7 +5,7 @@ import math
 import re
 from pathlib import Path
 
-from ..scalars import find_logs, read_scalars
+from ..utils.scalars import find_logs, read_scalars
 from .cell import Cell
 
 # Column: the last part of the keys that evaluators log it under (COCO and

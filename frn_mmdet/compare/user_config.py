@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 
-from ..check_data import check_coco_data
+from ..engine.check_data import check_coco_data
 from ..errors import ConfigError
 from .config import switch_model
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError
-from ..whole_file import whole_file
+from ..utils.whole_file import whole_file
 from .nms import translations
 from .prepare import prepare
 

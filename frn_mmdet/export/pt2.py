@@ -10,7 +10,7 @@ from torch.export import Dim
 from torch.fx.experimental import _config as symbolic
 
 from ..errors import ConfigError
-from ..whole_file import whole_file
+from ..utils.whole_file import whole_file
 from .greedy import greedy_nms
 from .prepare import prepare
 

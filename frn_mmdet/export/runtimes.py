@@ -39,7 +39,7 @@ def open_in(runtime: str, path: Path, threads: int | None = None) -> Run:
             f'{path} cannot be run by {runtime}: {reason}') from error
     if names != INPUTS:
         raise ConfigError(f'{path} takes {names}, not {INPUTS}: it is no '
-                          'detector that tools/export.py wrote without --raw')
+                          'detector that export.py wrote without --raw')
     return run
 
 

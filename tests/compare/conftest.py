@@ -6,16 +6,6 @@ from frn_mmdet.compare import Plan
 
 
 @pytest.fixture(scope='session')
-def shapes(tmp_path_factory, root):
-    """The data set's folder."""
-    import runpy
-    out = tmp_path_factory.mktemp('data') / 'shapes'
-    runpy.run_path(str(root / 'tools/make_shapes.py'))['main'](
-        [str(out), '--train', '16', '--val', '4'])
-    return out
-
-
-@pytest.fixture(scope='session')
 def root():
     """Of the repository."""
     from pathlib import Path

@@ -6,12 +6,14 @@ Under `make test` a few; all of them under `make test-slow`.
 import copy
 import random
 import re
-import runpy
 from pathlib import Path
 
+import check_configs
+import check_zoo
 import mmdet
 import numpy as np
 import pytest
+import shrink_config
 import torch
 from autograd_graph import clips_behind, outputs_of, total
 from mmdet.models.backbones.trident_resnet import TridentConv
@@ -22,9 +24,6 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import nn
 
-TOOLS = Path(__file__).parents[2] / 'tools'
-check_configs = runpy.run_path(str(TOOLS / 'check_configs.py'))
-check_zoo = runpy.run_path(str(TOOLS / 'check_zoo.py'))
 ZOO = Path(mmdet.__file__).parent / '.mim' / 'configs'
 MASK = dict(with_mask=True)
 PANOPTIC = dict(with_mask=True, with_semantic=True)
@@ -167,7 +166,7 @@ def test_other_norms_build(config):
         model = Config.fromfile(f'{ZOO}/{config}.py').model
         model.update({key: value for key, value in CONFIGS[config].get(
             'options', {}).items() if key == 'teacher_config'})
-        row = check_zoo['switch'](model, norm)
+        row = check_zoo.switch(model, norm)
         assert row['result'].startswith('switched'), (norm, row)
         assert row['norms'] > 0
 
@@ -204,14 +203,12 @@ FAMILIES = {
 @pytest.mark.parametrize('config', FAMILIES)
 def test_two_steps_and_an_evaluation(stock, config, tmp_path):
     """By mmdet's runner, on generated images."""
-    run = check_configs['run']
-    check_configs['make_shapes'].main([
-        f'{tmp_path}/shapes', '--train', '12', '--val', '4', '--size', '256'])
+    shrink_config.make_shapes(tmp_path)
     path = tmp_path / 'coco.py'
     model = dict(FAMILIES[config], norm_cfg=dict(type='FRN'),
                  type=f'frn_mmdet.{stock(f"mmdet::{config}.py").model.type}')
     path.write_text(f"_base_ = 'mmdet::{config}.py'\nmodel = {model}\n")
-    assert run(path, tmp_path).startswith('loss ')
+    assert check_configs.run(path, tmp_path).startswith('loss ')
 
 
 def _from_scratch(model):

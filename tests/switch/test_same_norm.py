@@ -144,7 +144,7 @@ def test_a_checkpoint_of_nothing_here_is_refused(small, move):
 
 
 def test_norms_per_level_do_not_fit_a_shared_head(small, move):
-    """What tools/convert_checkpoint.py makes of a BN RetinaNet of ours."""
+    """What convert_checkpoint.py makes of a BN RetinaNet of ours."""
     first = small('RetinaNet', 'FRN', {
         'bbox_head.type': 'RetinaSepBNHead', 'bbox_head.num_ins': 5})
     with pytest.raises(ConfigError) as error:

@@ -1,11 +1,8 @@
 """What no norm of the batch can do, in a backbone with FPN."""
 
-import runpy
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from scripts import load
 
 
 @pytest.fixture(scope='module')
@@ -14,7 +11,7 @@ def measure():
 
     from mmengine.registry import init_default_scope
     init_default_scope('mmdet')
-    yield runpy.run_path(str(ROOT / 'tools/check_independence.py'))['measure']
+    yield load('check_independence').measure
     logging.disable(logging.NOTSET)
 
 

@@ -1,7 +1,6 @@
-"""tools/convert_checkpoint.py: what it writes, says and refuses."""
+"""convert_checkpoint.py: what it writes, says and refuses."""
 
 import resource
-import runpy
 import shutil
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
+from scripts import load
 from torch import nn
 
 from frn_mmdet import FRN
@@ -16,7 +16,7 @@ from frn_mmdet.layers import BRN
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/pretrained/retinanet_mobilenet-v2_fpn_kangaroo.py'
-main = runpy.run_path(str(ROOT / 'tools/convert_checkpoint.py'))['main']
+main = load('convert_checkpoint').main
 
 
 class Net(nn.Module):

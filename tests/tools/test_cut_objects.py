@@ -1,13 +1,12 @@
 import json
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from scripts import load
 
-sys.path.insert(0, str(Path(__file__).parents[2] / 'tools'))
-import cut_objects  # noqa: E402
+cut_objects = load('cut_objects')
 
 BOXES = {'red': [2, 4, 10, 20], 'blue': [40, 10, 8, 8]}
 COLOURS = {'red': (0, 0, 255), 'blue': (255, 0, 0)}

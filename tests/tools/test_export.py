@@ -1,6 +1,5 @@
 """The way out of PyTorch as a user takes it: exported, checked."""
 
-import runpy
 from pathlib import Path
 
 import cv2
@@ -10,6 +9,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from scripts import load
 
 ROOT = Path(__file__).parents[2]
 # Two levels: symbolic shapes are what an export takes its time for.
@@ -18,8 +18,7 @@ NORM = dict(type='FRN', ws=True, learnable_eps=True)
 
 
 def run(tool, *args):
-    runpy.run_path(str(ROOT / 'tools' / tool))['main'](
-        [str(arg) for arg in args])
+    load(tool.removesuffix('.py')).main([str(arg) for arg in args])
 
 
 @pytest.fixture

@@ -1,19 +1,15 @@
 import hashlib
-import importlib.util
 import json
 import resource
-from pathlib import Path
 
 import cv2
 import matplotlib.path
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
+from scripts import load
 
-TOOL = Path(__file__).parents[2] / 'tools/make_shapes.py'
-spec = importlib.util.spec_from_file_location('make_shapes', TOOL)
-make_shapes = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(make_shapes)
+make_shapes = load('make_shapes')
 
 
 def make(out, *options, train=2, val=2, size=64):

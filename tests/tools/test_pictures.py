@@ -1,4 +1,3 @@
-import importlib.util
 import io
 import itertools
 import json
@@ -14,16 +13,9 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
+from scripts import load
 
 ROOT = Path(__file__).parents[2]
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(
-        name, ROOT / f'tools/{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 draw_detections = load('draw_detections')

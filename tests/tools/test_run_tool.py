@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from frn_mmdet.run_tool import run_mmdet_tool
+from frn_mmdet.engine.run_tool import run_mmdet_tool
 
 ROOT = Path(__file__).parents[2]
 C = str(ROOT / 'configs/demo/retinanet_r18_fpn_frn_shapes.py')

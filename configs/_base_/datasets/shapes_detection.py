@@ -1,4 +1,4 @@
-# Circles, squares and triangles, made by tools/make_shapes.py. The folder has
+# Circles, squares and triangles, made by make_shapes.py. The folder has
 # COCO's layout; its place is the environment variable SHAPES_ROOT.
 dataset_type = 'CocoDataset'
 data_root = '{{$SHAPES_ROOT:data/shapes}}/'

@@ -1,6 +1,6 @@
 # A RetinaNet on a MobileNetV2 that starts from ImageNet, small enough for a
 # CPU; its neck and head have no norm. The weights are those of
-# tools/study_pretrained.py, in the environment variable MOBILENET_V2.
+# .dev_scripts/study_pretrained.py, in the environment variable MOBILENET_V2.
 _base_ = './retinanet_r18_fpn_shapes.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# Four epochs of 200 steps on tools/make_shapes.py's 800 images. Epochs rather
+# Four epochs of 200 steps on make_shapes.py's 800 images. Epochs rather
 # than steps, as in mmdet's own schedules: its default runtime fits, and
 # another number of images needs no other schedule.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4, val_interval=1)

@@ -1,4 +1,4 @@
-# Five epochs of tools/make_shapes.py's images, warm-up and one cosine, for
+# Five epochs of make_shapes.py's images, warm-up and one cosine, for
 # studies over batch sizes. Counted in epochs, so that a batch size changes
 # steps and not images.
 _base_ = './schedule_shapes.py'

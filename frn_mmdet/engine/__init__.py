@@ -1,0 +1,1 @@
+"""What stands around a training or a test: data, weights, schedules."""

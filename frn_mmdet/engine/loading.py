@@ -1,0 +1,84 @@
+"""What goes wrong with a checkpoint as it is loaded, in one sentence."""
+
+import contextlib
+import re
+import traceback
+from collections.abc import Iterator
+
+from mmengine.runner import CheckpointLoader, Runner, checkpoint
+
+from ..errors import ConfigError
+
+_LOAD = CheckpointLoader.load_checkpoint.__func__.__code__
+_FILL = (checkpoint.load_checkpoint.__code__,
+         checkpoint._load_checkpoint_to_model.__code__)
+_MATCH = checkpoint.load_state_dict.__code__
+_RESUME = Runner.resume.__code__
+_NAMING = (_LOAD, _FILL[0], _RESUME, Runner.load_checkpoint.__code__)
+
+
+@contextlib.contextmanager
+def checkpoints_explained() -> Iterator[None]:
+    """Let a broken checkpoint end in a sentence that names it.
+
+    mmengine loads in many places (``init_cfg``, ``load_from``, ``--resume``,
+    ``init_detector``) and a broken file may raise anything there. Which file
+    it was, the stack knows; other errors pass as they are.
+
+    Raises:
+        ConfigError: If a checkpoint is broken, or not of what it is for.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        sentence = _explain(error)
+        if sentence is None:
+            raise
+        raise ConfigError(sentence) from error
+
+
+def _explain(error: Exception) -> str | None:
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    files = [frame.f_locals['filename'] for frame in frames
+             if frame.f_code in _NAMING]
+    if not files:
+        return None
+    file = files[-1]
+    reason = str(error).partition('\n')[0] or type(error).__name__
+    if any(frame.f_code is _LOAD for frame in frames):
+        if getattr(error, 'name', None) == 'torchvision':
+            return ('mmengine needs torchvision to find a torchvision:// '
+                    'checkpoint; install the one of your torch, or give '
+                    'init_cfg a file, or set model.norm_cfg.from_bn=False to '
+                    'start from scratch')
+        return (f'the checkpoint {file} cannot be loaded, it is broken or '
+                f'not one: {reason}')
+    if frames[-1].f_code is _MATCH:
+        return (f'the checkpoint {file} does not fit the model; keys '
+                + _mismatch(error, frames[-1].f_locals))
+    if frames[-1].f_code in _FILL:
+        return f'the checkpoint {file} holds no weights'
+    if frames[-1].f_code is _RESUME and isinstance(error, KeyError):
+        return (f'resume: the checkpoint {file} has no {reason}, so it is '
+                'not of a training; to start from its weights use load_from')
+    if 'parameter group' in reason:
+        return ("resume: the checkpoint's optimizer is of another model; to "
+                'start from its weights, with another norm, say, use '
+                'load_from')
+    return None
+
+
+def _mismatch(error: Exception, found: dict) -> str:
+    """Which keys do not match, of what mmengine has ``found``."""
+    kinds = {
+        'missing': found['missing_keys'],
+        'unexpected': found['unexpected_keys'],
+        'of another size': re.findall(r'size mismatch for (.+?):',
+                                      str(error)),
+    }
+    return '; '.join(
+        f'{kind}: {len(keys)} ({", ".join(keys[:3])}'
+        f'{", ..." if len(keys) > 3 else ""})'
+        for kind, keys in kinds.items() if keys)

@@ -1,0 +1,1 @@
+"""Files, tables and command lines: what the tools share."""

@@ -1,0 +1,269 @@
+"""Convert a checkpoint that was trained with BN, once.
+
+python -m frn_mmdet convert_checkpoint IN OUT [--norm FRN:from_bn=100]
+python -m frn_mmdet convert_checkpoint IN OUT --check CONFIG --images DIR
+
+Training does it by itself (norm_cfg.from_bn); this is for other packages and
+for plain PyTorch, where frn_mmdet.FRN loads what is written. A threshold of
+a TLU, which BN weights have none of, starts at 0. With --check, each norm of
+CONFIG's backbone and neck is compared, before and after, on images of DIR.
+"""
+
+import argparse
+import copy
+import io
+import logging
+import math
+import sys
+from pathlib import Path
+
+import torch
+from mmcv.transforms import Compose
+from mmdet.registry import MODELS
+from mmdet.utils import get_test_pipeline_cfg
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.hub import get_config
+from mmengine.registry import init_default_scope
+from mmengine.runner import CheckpointLoader
+
+from frn_mmdet.compare.config import switch_model
+from frn_mmdet.errors import ConfigError
+from frn_mmdet.switch.from_bn import BN_EPS, convert_by_name
+from frn_mmdet.switch.norms import parse_norm_cfg, part_of, read_norm
+from frn_mmdet.utils.images import image_files, read_image
+from frn_mmdet.utils.markdown import table
+from frn_mmdet.utils.whole_file import whole_file
+
+
+def main(argv=None):
+    """Convert, check if asked to."""
+    args = parse_args(argv)
+    logging.disable(logging.WARNING)
+    try:
+        convert(args)
+    except ConfigError as error:
+        sys.exit(f'error: {error}')
+
+
+def parse_args(argv):
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'source', metavar='IN',
+        help='a file, or what mmengine loads: torchvision://resnet50, ...')
+    parser.add_argument('out', metavar='OUT', type=Path)
+    parser.add_argument(
+        '--norm', default='FRN',
+        help='FRN, FRN:from_bn=100 or BRN (default: %(default)s)')
+    parser.add_argument(
+        '--bn-eps', type=float, default=BN_EPS, metavar='EPS',
+        help='that the BNs were trained with (default: %(default)s)')
+    parser.add_argument(
+        '--keep-names', action='store_true',
+        help='leave bn1 its name, where mmcv would call an FRN frn1')
+    parser.add_argument(
+        '--check', metavar='CONFIG',
+        help="a detector's config, or mmdet's own as mmdet::folder/name.py")
+    parser.add_argument('--images', type=Path, metavar='DIR')
+    parser.add_argument(
+        '--count', type=int, default=16, metavar='N',
+        help='images to check on (default: %(default)s)')
+    args = parser.parse_args(argv)
+    if (args.check is None) is not (args.images is None):
+        parser.error('--check and --images belong together')
+    return args
+
+
+def convert(args):
+    """Write OUT; print what it is."""
+    value = read_norm(args.norm)
+    plan = parse_norm_cfg(value)
+    if not plan.converts:
+        raise ConfigError(
+            f'--norm: {args.norm} cannot start from BN; choose FRN, with '
+            'from_bn a number, or BRN')
+    if 'parts' in value:
+        raise ConfigError(
+            f'--norm: {args.norm} names parts, but every BN is converted')
+    if not 0 < args.bn_eps < math.inf:
+        raise ConfigError(
+            f'--bn-eps must be a number above 0, got {args.bn_eps:g}')
+    if args.out.is_dir() or not args.out.name:
+        raise ConfigError(f'OUT: {args.out} is a folder; give a file')
+    images = find_images(args)
+    checkpoint = load(args.source)
+    key = next((key for key in ('state_dict', 'model')
+                if isinstance(checkpoint.get(key), dict)), None)
+    before = check_weights(checkpoint[key] if key else checkpoint, args)
+    after = copy.copy(before)
+    renamed, a = convert_by_name(after, plan, args.bn_eps, args.keep_names)
+    report = compare(args, value, before, images) if images else ''
+    # Not the optimizer's state, which counts the parameters of BN.
+    buffer = io.BytesIO()  # torch hides what a disk says
+    torch.save({'meta': checkpoint.get('meta', {}), key: after}
+               if key else after, buffer)
+    with whole_file(args.out, 'OUT') as file:
+        file.write(buffer.getbuffer())
+    old, new = next(iter(renamed.items()))
+    print(f'{args.out}: {len(renamed)} BN became {plan.name}'
+          + ('' if a is None else f', a = {a:g}') + f' ({old} is {new})')
+    if a == math.inf:
+        print('Its statistics are folded into gamma and beta (mean 0, '
+              'variance 1), so FRN stays as BN with frozen statistics.')
+    print(report, end='')
+
+
+def load(source):
+    """Return a checkpoint, a dict."""
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(source, 'cpu', None)
+    except Exception as error:  # whatever a file or a download may raise
+        raise ConfigError(f'IN: {source} cannot be loaded: {error}') from error
+    if not isinstance(checkpoint, dict):
+        raise ConfigError(
+            f'IN: {source} holds a {type(checkpoint).__name__}, not weights')
+    return checkpoint
+
+
+def check_weights(state, args):
+    """Return a state dict, in which each BN is whole."""
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise ConfigError(
+                f'IN: {args.source} holds no weights: at {name!r} there is a '
+                f'{type(value).__name__}')
+    means = [name for name in state if name.endswith('running_mean')]
+    if not means:
+        raise ConfigError(
+            f'IN: {args.source} has no BN (no key that ends in running_mean)')
+    for name in means:
+        path = name.removesuffix('.running_mean')
+        shape = getattr(state.get(f'{path}.running_var'), 'shape', None)
+        if len(state[name].shape) != 1 or shape != state[name].shape:
+            raise ConfigError(
+                f'IN: {path} is no BN: running_mean and running_var have '
+                'other shapes than (channels,)')
+        if path.rpartition('.')[2].startswith('brn'):
+            raise ConfigError(f'IN: {path} is a BRN, not a BN')
+    return state
+
+
+def find_images(args):
+    """Return the files to check on; none if no check was asked for."""
+    if args.check is None:
+        return []
+    if not args.images.is_dir():
+        raise ConfigError(f'--images: no folder {args.images}')
+    files = image_files(args.images)
+    if not files or args.count < 1:
+        raise ConfigError(f'--images: {args.images} has {len(files)} images '
+                          f'and --count is {args.count}')
+    return files[:args.count]
+
+
+def compare(args, value, before, images):
+    """Return the table of differences, mean over the images."""
+    init_default_scope('mmdet')
+    cfg = read_config(args.check)
+    parts = sorted({part_of(path) for path in bn_paths(build(cfg, None))}
+                   & {'backbone', 'neck'})
+    if not parts:
+        raise ConfigError(f'--check: {args.check} has no BN in its backbone '
+                          'or neck')
+    # With ReLU, or what stands there: a fused TLU would show in the output.
+    value = value | dict(parts=parts, tlu=False)
+    models = [build(cfg, None), build(cfg, value)]
+    after = copy.copy(before)
+    renamed, _ = convert_by_name(after, parse_norm_cfg(value), args.bn_eps,
+                                 keep_names=False)
+    at = '' if any(key.startswith('backbone.') for key in before) else (
+        'backbone.')
+    for model, state in zip(models, (before, after), strict=True):
+        fill(model.get_submodule(at.rstrip('.')), state, args)
+    there = bn_paths(models[0])
+    check_eps(models[0], there, args)
+    pairs = {f'{at}{old}': f'{at}{new}' for old, new in renamed.items()
+             if f'{at}{old}' in there}
+    differences = {}
+    pipeline = Compose(get_test_pipeline_cfg(cfg))
+    for file in images:
+        data = pseudo_collate([read_image(pipeline, file)])
+        data = models[0].data_preprocessor(data, False)['inputs']
+        first = outputs(models[0], pairs, data)
+        second = outputs(models[1], pairs.values(), data)
+        for path, a, b in zip(first, first.values(), second.values(),
+                              strict=True):
+            differences.setdefault(path, []).append(
+                ((a - b).norm() / a.norm()).item())
+    rows = [{'layer': path, 'difference': f'{sum(each) / len(each):.2g}'}
+            for path, each in differences.items()]
+    return (f'\nRelative difference from BN, mean of {len(images)} images:\n\n'
+            + table(rows, ['layer', 'difference']) + '\n')
+
+
+def read_config(path):
+    """Return a config, of mmdet's or of a file."""
+    try:
+        return get_config(path) if '::' in path else Config.fromfile(path)
+    except Exception as error:  # whatever a config may raise
+        raise ConfigError(
+            f'--check: {path} cannot be read: {error}') from error
+
+
+def check_eps(model, paths, args):
+    """Refuse another eps than that of the config's BNs."""
+    for path in paths:
+        eps = model.get_submodule(path).eps
+        if eps != args.bn_eps:
+            raise ConfigError(
+                f'--bn-eps is {args.bn_eps:g}, but in {args.check} that of '
+                f'{path} is {eps:g}; give --bn-eps {eps:g}')
+
+
+def build(cfg, value):
+    """Return a config's detector in test mode, as built."""
+    cfg = copy.deepcopy(cfg)
+    switch_model(cfg.model, value)
+    torch.manual_seed(0)  # what the checkpoint does not hold is the same
+    model = MODELS.build(cfg.model)
+    model.eval()
+    return model
+
+
+def bn_paths(model):
+    """Return the paths of a model's BNs."""
+    return [path for path, module in model.named_modules()
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+
+
+def fill(module, state, args):
+    """Load weights; every norm of the module must be among them."""
+    fitting = {key: state[key] for key, value in module.state_dict().items()
+               if key in state and state[key].shape == value.shape}
+    lacking = [key for key in module.state_dict() if key not in fitting
+               and key.endswith(('running_mean', 'ref_mean'))]
+    if lacking:
+        raise ConfigError(f'--check: {args.source} is not of {args.check}, '
+                          f'it has no {lacking[0]} of that shape')
+    module.load_state_dict(fitting, strict=False)
+
+
+@torch.no_grad()
+def outputs(model, paths, images):
+    """Return what modules of a model give, and the maps of its neck."""
+    kept, hooks = {}, []
+    for path in paths:
+        hooks.append(model.get_submodule(path).register_forward_hook(
+            lambda module, args, out, path=path: kept.__setitem__(path, out)))
+    maps = model.extract_feat(images)
+    for hook in hooks:
+        hook.remove()
+    kept = {path: kept[path].clone() for path in paths if path in kept}
+    return kept | {f'map {i}': map_ for i, map_ in enumerate(maps)}
+
+
+if __name__ == '__main__':
+    main()
