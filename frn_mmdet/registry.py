@@ -17,4 +17,4 @@ PARAM_SCHEDULERS = Registry(
     'parameter scheduler',
     parent=ROOT_SCHEDULERS,
     scope='frn_mmdet',
-    locations=['frn_mmdet.engine.warm_up'])
+    locations=['frn_mmdet.engine.cosine'])

@@ -10,7 +10,7 @@
 # Measured in two runs on 2 cores without a GPU: training and test together
 # 140 and 162 s, AP 0.77 and 0.80, AP50 0.97 and 0.99 on held-out images.
 _base_ = [
-    '../_base_/models/retinanet_r18_fpn_shapes.py',
+    '../_base_/models/retinanet_r18_fpn_narrow.py',
     '../_base_/datasets/shapes_detection.py',
     '../_base_/schedules/schedule_shapes.py',
     '../_base_/default_runtime.py'

@@ -1,4 +1,4 @@
-_base_ = '../_base_/imagenet_paper.py'
+_base_ = '../_base_/imagenet_classifier.py'
 
 # Open: whether with the auxiliary head. With, as Szegedy et al. have it and
 # TensorFlow's slim, whose weight of 0.4 this is; without label smoothing.

@@ -1,6 +1,6 @@
 # A network of the small kind on single blood cells, minutes on a CPU:
 # docs/studies/imagenet_backbone.md. cut_objects.py makes the images.
-_base_ = '../_base_/imagenet_paper.py'
+_base_ = '../_base_/imagenet_classifier.py'
 
 max_epochs = 10
 data_root = '{{$CELLS_ROOT:data/bccd_cells}}'

@@ -1,4 +1,4 @@
-_base_ = '../_base_/imagenet_paper.py'
+_base_ = '../_base_/imagenet_classifier.py'
 
 # Open: which ResNetV2-50; see the backbone's docstring. Weights start as
 # He et al.'s, and no gamma at 0: behind a block's last convolution is no norm.

@@ -1,10 +1,11 @@
 _base_ = [
     '../_base_/models/retinanet_r101_fpn_paper.py',
     '../_base_/datasets/coco_detection_1024.py',
-    '../_base_/schedules/paper_8xb4-50k.py',
+    '../_base_/schedules/paper.py',
     '../_base_/runtime_by_steps.py',
 ]
 
+# 8 GPUs x 4 images, 50K steps: 1.6 million images.
 # BN*: fine-tuned from ImageNet. Open: what is frozen; nothing.
 model = dict(
     norm_cfg=dict(type='BN'),
@@ -14,3 +15,4 @@ model = dict(
             type='Pretrained',
             checkpoint='torchvision://resnet101')))
 train_dataloader = dict(batch_size=4)
+train_cfg = dict(max_iters=50000, val_interval=5000)

@@ -1,7 +1,7 @@
 # A Mask R-CNN for studies of the batch size on a CPU: docs/studies. Few RoIs
 # and convolutions, with norms in the box and mask heads.
 _base_ = [
-    '../_base_/models/mask-rcnn_r18_fpn_shapes.py',
+    '../_base_/models/mask-rcnn_r18_fpn_narrow.py',
     '../_base_/datasets/shapes_instance.py',
     '../_base_/schedules/schedule_small_batch.py',
     '../_base_/default_runtime.py'

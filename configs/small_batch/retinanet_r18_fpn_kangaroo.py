@@ -1,6 +1,6 @@
 # From scratch on 131 photographs, large objects of 256 pixels: docs/studies.
 _base_ = [
-    '../_base_/models/retinanet_r18_fpn_shapes.py',
+    '../_base_/models/retinanet_r18_fpn_narrow.py',
     '../_base_/datasets/kangaroo_detection.py',
     '../_base_/schedules/schedule_small_batch.py',
     '../_base_/default_runtime.py'

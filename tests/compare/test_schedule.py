@@ -35,6 +35,8 @@ def curve(cfg, epoch, steps):
     schedulers = []
     for one in copy.deepcopy(cfg.param_scheduler):
         one.setdefault('by_epoch', True)
+        if not one['by_epoch'] and 'max_iters' in cfg.train_cfg:
+            one.setdefault('end', cfg.train_cfg.max_iters)  # as the runner
         if one.get('convert_to_iter_based'):
             one['epoch_length'] = epoch
         schedulers.append(PARAM_SCHEDULERS.build(
@@ -61,10 +63,18 @@ def short_paper():
     """OneCycleLR in steps, whose peak is its own key."""
     cfg = Config.fromfile(PAPER)
     cfg.train_cfg.max_iters = 4800
-    for scheduler in cfg.param_scheduler:
-        assert not scheduler.by_epoch
-        scheduler.total_steps = 4800
-        scheduler.pop('end', None)
+    cfg.param_scheduler = [dict(
+        type='OneCycleLR', eta_max=.0125, total_steps=4800, pct_start=.016,
+        anneal_strategy='cos', div_factor=1e8, final_div_factor=1.,
+        by_epoch=False)]
+    cfg.optim_wrapper.optimizer.lr = .0125
+    return cfg
+
+
+def paper():
+    """The paper's own, which reads its steps and its peak elsewhere."""
+    cfg = Config.fromfile(PAPER)
+    cfg.train_cfg.max_iters = 4800
     return cfg
 
 
@@ -76,7 +86,7 @@ def scratch():
 
 
 @pytest.mark.parametrize('make, epochs', [
-    (short_stock, 12), (short_paper, 120), (scratch, 5)])
+    (short_stock, 12), (short_paper, 120), (paper, 120), (scratch, 5)])
 @pytest.mark.parametrize('times', [4, 8])
 def test_smaller_batches_see_the_same_curve(make, epochs, times):
     """At 1/times of the batch, and of the learning rate."""

@@ -24,8 +24,8 @@ def load(path, monkeypatch, root=None):
 
 
 def test_there_are_configs():
-    assert len(EPOCHS) == 14 + 4 + 1 + 12
-    assert len(COCO) == 14 + 4 + 1 + 12 + 12
+    assert len(EPOCHS) == 14 + 4 + 1 + 11
+    assert len(COCO) == 14 + 4 + 1 + 11 + 12
 
 
 @pytest.mark.parametrize('path', NAMED, ids=lambda p: p.stem)

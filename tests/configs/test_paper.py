@@ -1,6 +1,7 @@
 """The schedule and the optimizer of the paper's cells, as mmengine runs."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,27 @@ def lr_at(cfg, *steps):
         nn.Linear(1, 1).parameters(), cfg.optim_wrapper.optimizer.lr)
     scheduler_cfg, = cfg.param_scheduler
     scheduler = PARAM_SCHEDULERS.build(
-        scheduler_cfg, default_args=dict(optimizer=optimizer))
+        dict(scheduler_cfg, end=cfg.train_cfg.max_iters),  # as the runner
+        default_args=dict(optimizer=optimizer))
     values = []
     for step in steps:
         scheduler.last_step = step - 1
         scheduler.step()
         values.append(optimizer.param_groups[0]['lr'])
     return values
+
+
+@pytest.mark.parametrize('path', PAPER, ids=lambda p: p.stem)
+def test_the_cell_is_what_its_name_says(path):
+    """Section 4.2: batch, steps, and a base LR of 0.05 x batch / 64."""
+    cfg = Config.fromfile(path)
+    images, steps = re.search(r'_8xb(\d)-(\d+)k_', path.stem).groups()
+    assert cfg.train_dataloader.batch_size == int(images)
+    assert cfg.train_cfg.max_iters == 1000 * int(steps)
+    share = 5 if 'finetune' in path.stem else 1
+    assert 8 * int(images) * 1000 * int(steps) * share == 8_000_000
+    assert cfg.optim_wrapper.optimizer.lr == .05
+    assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=64)
 
 
 @pytest.mark.parametrize('path', PAPER, ids=lambda p: p.stem)

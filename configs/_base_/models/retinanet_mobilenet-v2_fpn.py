@@ -1,7 +1,7 @@
 # A RetinaNet on a MobileNetV2 that starts from ImageNet, small enough for a
 # CPU; its neck and head have no norm. The weights are those of
 # .dev_scripts/study_pretrained.py, in the environment variable MOBILENET_V2.
-_base_ = './retinanet_r18_fpn_shapes.py'
+_base_ = './retinanet_r18_fpn_narrow.py'
 
 model = dict(
     norm_cfg=dict(

@@ -1,5 +1,5 @@
 # The RetinaNet of the studies of small batches.
-_base_ = './retinanet_r18_fpn_shapes.py'
+_base_ = './retinanet_r18_fpn_narrow.py'
 
 # Two thirds of a ResNet-18: its coarsest map is 8x8 at 128 pixels. Maps of 4x4
 # and less put FRN at a disadvantage that images of 800 pixels never do.

@@ -1,6 +1,6 @@
 # A Mask R-CNN for the generated shapes, with norms in both RoI heads (4conv1fc
 # box head); configs/small_batch makes it smaller.
-_base_ = './r18_fpn_shapes.py'
+_base_ = './r18_fpn_narrow.py'
 
 model = dict(
     type='frn_mmdet.MaskRCNN',

@@ -1,5 +1,5 @@
 # A RetinaNet for the generated shapes; configs/small_batch makes it smaller.
-_base_ = './r18_fpn_shapes.py'
+_base_ = './r18_fpn_narrow.py'
 
 model = dict(
     type='frn_mmdet.RetinaNet',

@@ -1,1 +1,0 @@
-_base_ = '../frn/mask-rcnn_r50_fpn_frn-all_8xb2-6x_coco.py'
