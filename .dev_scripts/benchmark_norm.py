@@ -192,7 +192,7 @@ def build(channels, dtype, args):
 
     methods = {
         'FRN+TLU': frn,
-        'FRN+TLU from BN': layer(FRN(channels, tlu=True, ref_eps=10.)),
+        'FRN+TLU from BN': layer(FRN(channels, tlu=True, share=1 / 11)),
         'BN+ReLU': activated(nn.BatchNorm2d(channels)),
         'GN+ReLU': activated(group_norm(channels, dtype)),
         'plain': run_plain,

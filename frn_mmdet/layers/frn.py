@@ -1,7 +1,5 @@
 """Filter Response Normalization as a layer."""
 
-import math
-
 import numpy as np
 import torch
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -14,7 +12,7 @@ from .mmcv_eps import eps_was_given
 
 EPS = 1e-6  # section 3.1
 EPS_L = 1e-4  # section 3.1, initial value of the learnable part
-REFERENCE = ('ref_mean', 'ref_var', 'ref_eps')
+REFERENCE = ('ref_mean', 'ref_var', 'ref_share')
 
 
 @ROOT_MODELS.register_module()  # FRN, once the plugin is imported
@@ -32,17 +30,18 @@ class FRN(nn.GroupNorm):
     Indeed it is GroupNorm of one channel a group, with the uncentred second
     moment in place of the variance.
 
-    With ``ref_eps`` the layer is FRN of a map that is first standardized by
-    two fixed numbers a channel, the reference statistics::
+    With ``share`` the layer is FRN of a map that is first standardized by
+    two fixed numbers a channel, the reference statistics, and whose mean
+    square is a share of what divides::
 
         x_ref = (x - ref_mean) / sqrt(ref_var)
-        y = weight * sqrt(1 + ref_eps) * x_ref
-            / sqrt(mean(x_ref ** 2) + ref_eps + eps) + bias
+        y = weight * x_ref
+            / sqrt(share * (mean(x_ref ** 2) + eps) + 1 - share) + bias
 
     Taken from a BatchNorm, they let a network that was trained with it go on
-    with FRN: for a large ``ref_eps`` this is BN in test mode, for 0 it is
-    FRN of the standardized map, and in between FRN with a larger eps. It
-    looks at one channel of one image in any case.
+    with FRN: for a share of 0 this is BN in test mode, for 1 it is FRN of
+    the standardized map, and in between FRN with a larger eps. It looks at
+    one channel of one image in any case.
 
     Args:
         num_features (int): Channels C.
@@ -55,11 +54,16 @@ class FRN(nn.GroupNorm):
             to False: most mmcv modules place an activation themselves, and a
             ReLU behind a TLU stops the threshold from learning. The switch
             (``model.norm_cfg``) sets it where an activation follows.
-        ref_eps (float, optional): 0 or more: have reference statistics,
-            the buffers ``ref_mean`` (initially 0) and ``ref_var`` (1, the
-            eps of a BatchNorm included). Saved with them, and what a state
-            dict says wins: one without them brings plain FRN. Defaults to
-            None, the paper's layer.
+        share (float, optional): 0 to 1: have reference statistics, the
+            buffers ``ref_mean`` (initially 0) and ``ref_var`` (1, the eps of
+            a BatchNorm included). Saved with them, as ``ref_share``, and
+            what a state dict says wins: one without them brings plain FRN.
+            Defaults to None, the paper's layer.
+
+    Attributes:
+        share (float): Of the mean square, 1 for plain FRN. What the kernel
+            takes: a number, since to read the buffer would wait for the
+            GPU. Loading a state dict changes both.
 
     Shape:
         (N, C, \\*spatial), 1 to 3 spatial dimensions, N may be 0.
@@ -78,7 +82,7 @@ class FRN(nn.GroupNorm):
                  eps: float = EPS,
                  learnable_eps: bool = False,
                  tlu: bool = False,
-                 ref_eps: float | None = None) -> None:
+                 share: float | None = None) -> None:
         if not eps_was_given(self):
             eps = EPS
         check_count('FRN', 'num_features', num_features)
@@ -94,8 +98,8 @@ class FRN(nn.GroupNorm):
         for name in REFERENCE:
             self.register_buffer(name, None)
         self.share = 1.
-        if ref_eps is not None:
-            self.add_reference(ref_eps)
+        if share is not None:
+            self.add_reference(share)
         if tlu:
             self.add_tlu()
 
@@ -105,19 +109,20 @@ class FRN(nn.GroupNorm):
             torch.zeros_like(self.weight),
             requires_grad=self.weight.requires_grad)
 
-    def add_reference(self, ref_eps: float) -> None:
+    def add_reference(self, share: float) -> None:
         """Give the layer reference statistics, of mean 0 and variance 1.
 
         Raises:
-            ConfigError: If ``ref_eps`` is not 0 or more.
+            ConfigError: If ``share`` is no number from 0 to 1.
         """
-        check('FRN', 'ref_eps', ref_eps, ref_eps == math.inf
-              or (is_number(ref_eps) and ref_eps >= 0), '0 or more')
+        check('FRN', 'share', share, is_number(share) and 0 <= share <= 1,
+              'a number from 0 to 1')
         like = self.weight.detach()
+        # Of the buffer's precision, so that a loaded layer equals the saved.
+        self.share = float(np.float32(share))
         self.ref_mean = torch.zeros_like(like)
         self.ref_var = torch.ones_like(like)
-        self.ref_eps = like.new_tensor(float(ref_eps))
-        self._set_share(ref_eps)
+        self.ref_share = like.new_tensor(self.share)
 
     def neutral_reference(
             self, device: torch.device | None = None) -> dict[str, Tensor]:
@@ -126,19 +131,7 @@ class FRN(nn.GroupNorm):
         return dict(
             ref_mean=torch.zeros(channels, device=device),
             ref_var=torch.ones(channels, device=device),
-            ref_eps=torch.zeros((), device=device))
-
-    def _set_share(self, ref_eps: float) -> None:
-        """Keep what the kernel multiplies ``mean(x ** 2)`` with.
-
-        A number, since to read the buffer would wait for the GPU; of the
-        same precision, so that a loaded layer equals the one saved.
-        """
-        self.share = 1 / (1 + float(np.float32(ref_eps)))
-
-    @property
-    def _ref_eps(self) -> float:
-        return 1 / self.share - 1 if self.share else math.inf
+            ref_share=torch.ones((), device=device))
 
     def reset_parameters(self) -> None:
         """Set the initial values (also after building on ``meta``)."""
@@ -151,7 +144,7 @@ class FRN(nn.GroupNorm):
         if self._buffers.get('ref_mean') is not None:
             self.ref_mean.zero_()
             self.ref_var.fill_(1.)
-            self.ref_eps.fill_(self._ref_eps)
+            self.ref_share.fill_(self.share)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args,
                               **kwargs) -> None:
@@ -160,17 +153,18 @@ class FRN(nn.GroupNorm):
         They stay in place, as those of plain FRN, where it has none: others
         may hold a list of the buffers (mmengine's EMA does).
         """
+        _read_old(state_dict, prefix)
         if f'{prefix}ref_mean' in state_dict:
             if self.ref_mean is None:
-                self.add_reference(0.)
+                self.add_reference(1.)
         elif self.ref_mean is not None and f'{prefix}weight' in state_dict:
             neutral = self.neutral_reference(
                 state_dict[f'{prefix}weight'].device)
             state_dict.update(
                 {f'{prefix}{key}': value for key, value in neutral.items()})
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        if self.ref_eps is not None and not self.ref_eps.is_meta:
-            self._set_share(float(self.ref_eps))
+        if self.ref_share is not None and not self.ref_share.is_meta:
+            self.share = float(self.ref_share)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, and threshold if the layer has a TLU."""
@@ -180,8 +174,7 @@ class FRN(nn.GroupNorm):
         mean = self.ref_mean
         if mean is None:
             return frn(x, self.weight, self.bias, self.tau, eps)
-        # The docstring's equation, all that divides multiplied by
-        # ref_var / (1 + ref_eps): so weight stays what BN's was.
+        # The docstring's equation, all that divides multiplied by ref_var.
         return frn(x, self.weight, self.bias, self.tau,
                    1 - self.share + self.share * eps, mean, self.ref_var,
                    self.share)
@@ -194,5 +187,16 @@ class FRN(nn.GroupNorm):
         if self.tau is not None:
             text += ', tlu=True'
         if self.ref_mean is not None:
-            text += f', ref_eps={self._ref_eps:g}'
+            text += f', share={self.share:g}'
         return text
+
+
+def _read_old(state_dict: dict, prefix: str) -> None:
+    """Replace, in place, what older state dicts have for the share.
+
+    ``ref_eps``, the a of ``share = 1 / (1 + a)``. It was infinite where the
+    share is 0, and there an average (mmengine's EMA) made it NaN.
+    """
+    a = state_dict.pop(f'{prefix}ref_eps', None)
+    if a is not None:
+        state_dict[f'{prefix}ref_share'] = (1 / (1 + a)).nan_to_num(0.)

@@ -41,7 +41,7 @@ def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float],
         if checkpoint is not None and plan.converts:
             for _, norm in norms_of(module):
                 if type(norm) is FRN:
-                    norm.add_reference(plan.from_bn)
+                    norm.add_reference(plan.share)
         if path and (checkpoint is not None or '.' not in path):
             mark(module, ws)
             module.register_load_state_dict_pre_hook(

@@ -14,7 +14,7 @@ from ..layers.arguments import is_number
 
 # What a layer takes that is not the config's to say: its channels, what the
 # switch decides at each site, and where the layer lives.
-NOT_ARGS = ('num_features', 'num_channels', 'tlu', 'ref_eps', 'process_group',
+NOT_ARGS = ('num_features', 'num_channels', 'tlu', 'share', 'process_group',
             'device', 'dtype')
 KINDS = {bool: 'True or False', int: 'a whole number', float: 'a number'}
 # What is asked of a value, and whether it is so.

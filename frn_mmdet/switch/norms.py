@@ -104,6 +104,16 @@ class NormPlan:
         return self.name == 'BRN' or self.from_bn is not None
 
     @property
+    def share(self) -> float | None:
+        """Of the mean square, where FRN starts from BN: 1 / (1 + from_bn).
+
+        What the layer and the kernel take. None where from_bn is no number.
+        """
+        if self.from_bn is None or self.scratch:
+            return None
+        return 1 / (1 + self.from_bn)
+
+    @property
     def scratch(self) -> bool:
         """Whether the value asks for no pretrained weights at all."""
         return self.from_bn is False

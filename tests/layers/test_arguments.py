@@ -43,10 +43,12 @@ def test_flags_that_are_no_bool(name, value):
         f'FRN {name} must be True or False, got {value!r}')
 
 
-@pytest.mark.parametrize('value', [-1, math.nan, '10', True, [1], -math.inf])
-def test_a_ref_eps_that_is_no_number_from_0_up(value):
-    with pytest.raises(ConfigError, match='FRN ref_eps must be 0 or more'):
-        FRN(8, ref_eps=value)
+@pytest.mark.parametrize('value', [-.1, 1.1, math.nan, '1', True, [1],
+                                   math.inf])
+def test_a_share_that_is_no_number_from_0_to_1(value):
+    with pytest.raises(ConfigError,
+                       match='FRN share must be a number from 0 to 1, got'):
+        FRN(8, share=value)
 
 
 @pytest.mark.parametrize('groups, words', [
@@ -74,7 +76,7 @@ def test_numbers_of_numpy_are_numbers():
         layer = norm(np.int64(32), eps=np.float32(1e-3))
         assert layer(torch.randn(2, 32, 3, 3)).isfinite().all()
     assert TLU(np.int64(3)).tau.shape == (3, )
-    assert FRN(8, eps=0, ref_eps=0).eps == 0
+    assert FRN(8, eps=0, share=0).eps == 0
 
 
 @pytest.mark.parametrize('name', ['FRN', 'GFRN', 'LFRN', 'BRN'])
@@ -109,7 +111,7 @@ def test_what_every_layer_does_with_odd_maps(layer):
 
 
 @pytest.mark.parametrize('build', [
-    lambda: FRN(4, tlu=True, learnable_eps=True, ref_eps=3.), lambda: TLU(4),
+    lambda: FRN(4, tlu=True, learnable_eps=True, share=.3), lambda: TLU(4),
     lambda: TLU(), lambda: GFRN(4, 2), lambda: LFRN(4),
     lambda: MapLayerNorm(4), lambda: BRN(4)])
 def test_materialised_from_meta(build):

@@ -197,9 +197,9 @@ def batch_norm(channels, seed=0):
     return bn
 
 
-def from_batch_norm(bn, ref_eps, **kwargs):
+def from_batch_norm(bn, share, **kwargs):
     """An FRN that starts from it, filled by hand."""
-    layer = FRN(bn.num_features, ref_eps=ref_eps, **kwargs)
+    layer = FRN(bn.num_features, share=share, **kwargs)
     with torch.no_grad():
         layer.weight.copy_(bn.weight)
         layer.bias.copy_(bn.bias)
@@ -208,35 +208,36 @@ def from_batch_norm(bn, ref_eps, **kwargs):
     return layer
 
 
-def reference_formula(x, layer, ref_eps):
-    """The equation of the docstring, in float64."""
+def reference_formula(x, layer, a):
+    """BN's own, with an eps of a: in float64, a share of 1 / (1 + a)."""
     def column(value):
         return value.detach().double().view(1, -1, 1, 1)
 
     x_ref = (x.double() - column(layer.ref_mean)) / column(layer.ref_var)**.5
     nu2 = (x_ref**2).mean((2, 3), keepdim=True)
-    y = column(layer.weight) * (1 + ref_eps)**.5 * x_ref / (
-        nu2 + ref_eps + layer.eps)**.5 + column(layer.bias)
+    y = column(layer.weight) * (1 + a)**.5 * x_ref / (
+        nu2 + a + layer.eps)**.5 + column(layer.bias)
     if layer.tau is not None:
         y = torch.maximum(y, column(layer.tau))
     return y
 
 
-@pytest.mark.parametrize('ref_eps', [0., .5, 10., 1e4])
+@pytest.mark.parametrize('a', [0., .5, 10., 1e4])
 @pytest.mark.parametrize('tlu', [True, False])
-def test_reference_statistics_are_the_equation(ref_eps, tlu):
-    layer = from_batch_norm(batch_norm(5), ref_eps, tlu=tlu)
+def test_reference_statistics_are_the_equation(a, tlu):
+    layer = from_batch_norm(batch_norm(5), 1 / (1 + a), tlu=tlu)
     x = torch.randn(3, 5, 9, 7) * 2 + 1
     torch.testing.assert_close(
-        layer(x).double(), reference_formula(x, layer, ref_eps), rtol=1e-5,
+        layer(x).double(), reference_formula(x, layer, a), rtol=1e-5,
         atol=1e-5)
 
 
-@pytest.mark.parametrize('ref_eps, error', [(1e6, 1e-4), (1e3, 1e-1)])
-def test_a_large_ref_eps_is_a_frozen_batch_norm(ref_eps, error):
+@pytest.mark.parametrize('share, error', [(0., 1e-5), (1e-6, 1e-4),
+                                          (1e-3, 1e-1)])
+def test_a_small_share_is_a_frozen_batch_norm(share, error):
     """Also in how weight and bias learn."""
     bn = batch_norm(6)
-    layer = from_batch_norm(bn, ref_eps)
+    layer = from_batch_norm(bn, share)
     x = torch.randn(2, 6, 12, 12) * 2
     grad = torch.randn_like(x)
     runs = []
@@ -249,9 +250,9 @@ def test_a_large_ref_eps_is_a_frozen_batch_norm(ref_eps, error):
         assert ((a - b).norm() / a.norm()).item() < error
 
 
-def test_a_ref_eps_of_0_is_frn_of_the_standardized_map():
+def test_a_share_of_1_is_frn_of_the_standardized_map():
     bn = batch_norm(4)
-    layer = from_batch_norm(bn, 0., learnable_eps=True, tlu=True)
+    layer = from_batch_norm(bn, 1., learnable_eps=True, tlu=True)
     x = torch.randn(2, 4, 6, 6)
     standard = (x - bn.running_mean.view(1, -1, 1, 1)) / (
         bn.running_var + bn.eps).view(1, -1, 1, 1)**.5
@@ -261,7 +262,7 @@ def test_a_ref_eps_of_0_is_frn_of_the_standardized_map():
 
 
 def test_gradients_with_reference_statistics():
-    layer = from_batch_norm(batch_norm(3), 2., learnable_eps=True,
+    layer = from_batch_norm(batch_norm(3), .3, learnable_eps=True,
                             tlu=True).double()
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     names = [name for name, _ in layer.named_parameters()]
@@ -275,13 +276,13 @@ def test_gradients_with_reference_statistics():
     assert torch.autograd.gradgradcheck(run, inputs)
 
 
-@pytest.mark.parametrize('ref_eps', [0., 10.])
-def test_dead_channels_are_finite(ref_eps):
+@pytest.mark.parametrize('share', [1., .1, 0.])
+def test_dead_channels_are_finite(share):
     """A channel that was 0 everywhere has variance 0, and so has x here."""
     bn = batch_norm(2)
     bn.running_mean.zero_()
     bn.running_var.zero_()
-    layer = from_batch_norm(bn, ref_eps, tlu=True)
+    layer = from_batch_norm(bn, share, tlu=True)
     x = torch.zeros(2, 2, 5, 5, requires_grad=True)
     out = layer(x)
     out.sum().backward()
@@ -293,8 +294,8 @@ def test_dead_channels_are_finite(ref_eps):
 def test_without_reference_statistics_there_is_no_trace_of_them():
     assert list(FRN(8, tlu=True).state_dict()) == ['weight', 'bias', 'tau']
     assert list(FRN(8).buffers()) == []
-    assert list(FRN(8, ref_eps=1).state_dict()) == [
-        'weight', 'bias', 'ref_mean', 'ref_var', 'ref_eps']
+    assert list(FRN(8, share=1).state_dict()) == [
+        'weight', 'bias', 'ref_mean', 'ref_var', 'ref_share']
 
 
 def test_a_state_dict_says_itself_whether_it_has_them():
@@ -302,8 +303,8 @@ def test_a_state_dict_says_itself_whether_it_has_them():
     nn.init.normal_(plain.weight)
     started = from_batch_norm(batch_norm(3), .3, tlu=True)
     for source, other in ((started, FRN(3, tlu=True)),
-                          (started, FRN(3, tlu=True, ref_eps=50)),
-                          (plain, FRN(3, tlu=True, ref_eps=50))):
+                          (started, FRN(3, tlu=True, share=.02)),
+                          (plain, FRN(3, tlu=True, share=.02))):
         other.load_state_dict(source.state_dict())
         assert torch.equal(other(x), source(x))
         again = FRN(3, tlu=True)
@@ -313,17 +314,17 @@ def test_a_state_dict_says_itself_whether_it_has_them():
 
 def test_buffers_stay_where_they_were():
     """mmengine's EMA pairs the buffers of two models by their order."""
-    layer = FRN(3, ref_eps=50)
+    layer = FRN(3, share=.02)
     layer.load_state_dict(FRN(3).state_dict())
     assert [name for name, _ in layer.named_buffers()] == [
-        'ref_mean', 'ref_var', 'ref_eps']
+        'ref_mean', 'ref_var', 'ref_share']
 
 
 @pytest.mark.parametrize('change', [
     copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer)),
     torch.compile])
 def test_copies_keep_the_reference(change):
-    layer = from_batch_norm(batch_norm(3), 7., tlu=True)
+    layer = from_batch_norm(batch_norm(3), .1, tlu=True)
     x = torch.randn(2, 3, 4, 4)
     other = change(layer) if change is not torch.compile else torch.compile(
         layer, fullgraph=True, backend='aot_eager')
@@ -332,27 +333,40 @@ def test_copies_keep_the_reference(change):
 
 def test_reference_materialised_from_meta():
     with torch.device('meta'):
-        layer = FRN(3, ref_eps=7.)
+        layer = FRN(3, share=.1)
     layer.to_empty(device='cpu').reset_parameters()
     x = torch.randn(2, 3, 4, 4)
-    assert torch.equal(layer(x), FRN(3, ref_eps=7.)(x))
+    assert torch.equal(layer(x), FRN(3, share=.1)(x))
 
 
-def test_exported_with_reference():
-    layer = from_batch_norm(batch_norm(3), 7., tlu=True).eval()
+@pytest.mark.parametrize('share', [0., .1])
+def test_exported_with_reference(share):
+    layer = from_batch_norm(batch_norm(3), share, tlu=True).eval()
     x = torch.randn(2, 3, 8, 8)
     program = torch.export.export(layer, (x, ))
     torch.testing.assert_close(program.module()(x), layer(x))
     assert 'frn_mmdet' not in str(program.graph)
 
 
-@pytest.mark.parametrize('ref_eps', [-1, float('nan')])
-def test_another_ref_eps_is_refused(ref_eps):
-    with pytest.raises(ValueError, match='ref_eps must be 0 or more'):
-        FRN(3, ref_eps=ref_eps)
-
-
 def test_reference_in_mmcv_and_in_print():
-    _, layer = build_norm_layer(dict(type='FRN', ref_eps=10), 8)
-    assert repr(layer) == 'FRN(8, eps=1e-06, ref_eps=10)'
-    assert 'ref_eps=inf' in repr(FRN(8, ref_eps=float('inf')))
+    _, layer = build_norm_layer(dict(type='FRN', share=.1), 8)
+    assert repr(layer) == 'FRN(8, eps=1e-06, share=0.1)'
+    assert 'share=0)' in repr(FRN(8, share=0))
+
+
+@pytest.mark.parametrize('share, a', [
+    (1 / 11, 10.), (1., 0.), (0., float('inf')),
+    (0., float('nan')),  # an average over infinities
+])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+def test_a_state_dict_of_old_has_ref_eps(share, a, dtype):
+    layer = from_batch_norm(batch_norm(3), share, tlu=True)
+    state = layer.state_dict()
+    del state['ref_share']
+    state['ref_eps'] = torch.tensor(a, dtype=dtype)
+    x = torch.randn(2, 3, 4, 4)
+    for other in (FRN(3, tlu=True), FRN(3, tlu=True, share=.5)):
+        other.load_state_dict(state)  # strictly: nothing is left over
+        assert other.share == pytest.approx(share, rel=1e-3)
+        torch.testing.assert_close(other(x), layer(x), rtol=1e-3, atol=1e-4)
+    assert 'ref_eps' in state  # it is the caller's

@@ -127,7 +127,7 @@ def test_afterwards_the_kernel_runs(kernel):
 
 
 def test_per_sample_gradients_add_up_to_the_batch():
-    layer, x = FRN(3, tlu=True, ref_eps=3.), torch.randn(4, 3, 5, 5)
+    layer, x = FRN(3, tlu=True, share=.3), torch.randn(4, 3, 5, 5)
     p = {k: v.detach() for k, v in layer.named_parameters()}
 
     def loss(p, x):

@@ -91,7 +91,7 @@ def test_a_word_that_is_no_norm(text, words):
     (dict(type='GN', from_bn=10), ['from_bn', 'GN', '10', 'for FRN']),
     (dict(type='BRN', from_bn=10), ['from_bn', 'BRN', '10', 'for FRN']),
     (dict(type='BN', from_bn=True), ['from_bn', 'BN', 'True', 'for FRN']),
-    (dict(type='FRN', ref_eps=10), ["'ref_eps'", 'from_bn']),
+    (dict(type='FRN', share=.1), ["'share'", 'from_bn']),
     (dict(type='GN', num_groups=0), ['num_groups', '0']),
     (dict(type='GN', num_groups='8'), ['num_groups', "'8'"]),
     (dict(type='GN', num_groups=True), ['num_groups', 'True']),

@@ -235,6 +235,7 @@ def test_a_run_that_started_from_bn_needs_no_bn_file(tool, tmp_path):
         'test.py', DEMO, work_dir / 'epoch_2.pth', '--work-dir', tmp_path,
         '--cfg-options', *options)
     state = torch.load(work_dir / 'epoch_2.pth', weights_only=False)
-    assert state['state_dict']['backbone.frn1.ref_eps'] == 10
+    assert state['state_dict']['backbone.frn1.ref_share'].item() == (
+        pytest.approx(1 / 11))
     log = train(epochs=1, ok=False)
     assert f'no such checkpoint: backbone: {weights}' in log.splitlines()[-1]
