@@ -1,14 +1,7 @@
-"""Let a norm of the plan start from weights that were trained with BN.
+"""Let a norm of the plan start from weights that were trained with BN."""
 
-What is read is the place: a state dict that has a BN where the model has
-FRN, ``layer1.0.bn2`` for ``layer1.0.frn2``, or the same index of a
-Sequential. So no architecture has to be known by name.
-"""
-
-import math
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from mmcv.cnn.bricks.norm import build_norm_layer, infer_abbr
@@ -17,104 +10,15 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..layers import FRN
 from ..layers.frn import EPS_L
-from .norms import NORMS, NormPlan, part_of
-from .sites import norms_of
+from .norm_places import BN, Place, places_of
+from .norms import NormPlan, part_of
 
 WAY_OUT = ('give a whole checkpoint of the same architecture, or set '
            'model.norm_cfg.from_bn=False to start from scratch')
-BN = infer_abbr(nn.BatchNorm2d)
 BN_EPS = 1e-5  # PyTorch's and mmcv's, where a config says nothing
-
-
-@dataclass(frozen=True)
-class Place:
-    """A norm of the plan, and where a state dict has it or should.
-
-    Attributes:
-        norm (nn.Module): The norm.
-        path (str): Its path in the detector.
-        own (str): What the keys of its own state start with.
-        there (bool): Whether its own state is there.
-        bn (str or None): What those of a BN start with that stands there.
-        other (str or None): Another norm that stands there, by its name.
-        beside (bool): Whether the state dict has convolutions that are
-            beside it, or there are none.
-        expected (bool): Whether it has them without a bias, which a norm
-            would have made needless.
-    """
-
-    norm: nn.Module
-    path: str
-    own: str
-    there: bool
-    bn: str | None
-    other: str | None
-    beside: bool
-    expected: bool
-
-    @property
-    def part(self) -> str:
-        """The key of the detector's config that it belongs to."""
-        return self.path.partition('.')[0]
-
-
-def places_of(module: nn.Module, state_dict: dict, prefix: str, at: str,
-              plan: NormPlan) -> list[Place]:
-    """Find the places of a module's norms in a state dict.
-
-    Args:
-        module (nn.Module): A switched detector, or something in one.
-        state_dict (dict): What is being loaded into the module.
-        prefix (str): Of the module's keys in ``state_dict``.
-        at (str): Path of the module in the detector, '' for itself.
-        plan (NormPlan): What ``model.norm_cfg`` asks for.
-    """
-    places = []
-    for path, norm in norms_of(module):
-        if type(norm) is not plan.norm.layer or norm.weight is None:
-            continue
-        own = f'{prefix}{path}'
-        parent, dot, name = own.rpartition('.')
-        beside = f'{parent}{dot}'
-        postfix = name.removeprefix(infer_abbr(plan.norm.layer))
-        bn = next((f'{beside}{other}.' for other in (f'{BN}{postfix}', name)
-                   if f'{beside}{other}.running_mean' in state_dict), None)
-        convs = convs_of(module.get_submodule(path.rpartition('.')[0]), beside)
-        convs_there = any(f'{conv}.weight' in state_dict and not is_vector(
-            state_dict[f'{conv}.weight']) for conv in convs)
-        places.append(Place(
-            norm=norm,
-            path=f'{at}.{path}' if at else path,
-            own=f'{own}.',
-            there=any(is_vector(state_dict.get(f'{own}.{name}'))
-                      for name in ('weight', 'running_mean')),
-            bn=bn,
-            other=_other_norm(state_dict, beside, postfix, plan),
-            beside=convs_there or not convs,
-            expected=convs_there and not any(
-                f'{conv}.bias' in state_dict for conv in convs)))
-    return places
-
-
-def _other_norm(state_dict: dict, beside: str, postfix: str,
-                plan: NormPlan) -> str | None:
-    """The norm in a place by mmcv's names: ``gn1`` in that of ``frn1``."""
-    for other, row in NORMS.items():
-        stem = f'{beside}{infer_abbr(row.layer)}{postfix}.'
-        if row.layer is not plan.norm.layer and f'{stem}weight' in state_dict:
-            return other
-    return None
-
-
-def is_vector(value: Any) -> bool:
-    """Whether it may be a norm's; a convolution's weight is none."""
-    return isinstance(value, Tensor) and value.dim() == 1
-
-
-def convs_of(owner: nn.Module, beside: str) -> list[str]:
-    """The convolutions of a module, as a state dict names them."""
-    return [f'{beside}{name}' for name, child in owner.named_children()
-            if isinstance(child, nn.modules.conv._ConvNd)]
+OF_NO_MAP = ('the BN statistics are of no map (mean 0, variance 1), folded '
+             "into gamma and beta as in Caffe's weights or never trained "
+             '(norm_eval=True)')
 
 
 class Conversion(NamedTuple):
@@ -137,7 +41,8 @@ def convert(module: nn.Module, state_dict: dict, prefix: str, at: str,
     Norms in whose place it has none are left alone: they start fresh.
 
     Args:
-        module (nn.Module): See :func:`places_of`, also for the next three.
+        module (nn.Module): See :func:`~.norm_places.places_of`, also for
+            the next three.
         state_dict (dict): What is being loaded.
         prefix (str): Of its keys.
         at (str): Path of the module in the detector.
@@ -166,19 +71,18 @@ def convert(module: nn.Module, state_dict: dict, prefix: str, at: str,
     _check_not_elsewhere(found, fresh, state_dict, prefix, at, own, plan)
     _check_all_used(found, state_dict, prefix, at, own, plan)
     device = state_dict[f'{found[0].bn}running_mean'].device if found else None
-    a = plan.from_bn
-    if a is not None and _folded([p.bn for p in found], state_dict):
-        a = math.inf
+    of_no_map = [place for place in found
+                 if _is_of_no_map(place.bn, state_dict)]
     for place in found:
-        _replace(state_dict, place.bn, place.own, place.norm, a,
-                 _eps_of(place, bn_eps))
+        _replace(state_dict, place.bn, place.own, place.norm, plan.share,
+                 _eps_of(place, bn_eps), place.fits)
     for place in fresh:
         if getattr(place.norm, 'ref_mean', None) is not None:
             state_dict.update({
                 f'{place.own}{key}': value for key, value
                 in place.norm.neutral_reference(device).items()})
     _start_thresholds(module, state_dict, prefix, device)
-    return Conversion(*_say(found, fresh, a, plan))
+    return Conversion(*_say(found, of_no_map, fresh, plan))
 
 
 def _is_of_bn(places: list[Place], found: list[Place], state_dict: dict,
@@ -194,32 +98,38 @@ def _is_of_bn(places: list[Place], found: list[Place], state_dict: dict,
         for key in state_dict)
 
 
-def _folded(stems: list[str], state_dict: dict) -> bool:
-    """Whether all statistics are placeholders.
+def _is_of_no_map(bn: str, state_dict: dict) -> bool:
+    """Whether statistics are placeholders: means of 0, variances of 1.
 
     In Caffe's weights (``open-mmlab://detectron2/resnet50_caffe``) they are
-    folded into gamma and beta: what is there are means of 0, variances of 1.
+    folded into gamma and beta. Those of a detector that was trained with
+    ``norm_eval=True`` from scratch were never anything else.
     """
-    if not stems:
-        return False
-    means = torch.cat([state_dict[f'{stem}running_mean'] for stem in stems])
-    variances = torch.cat([state_dict[f'{stem}running_var']
-                           for stem in stems])
-    return bool((means == 0).all() and ((variances - 1).abs() < 1e-3).all())
+    mean, var = (state_dict[f'{bn}running_{name}'] for name in ('mean', 'var'))
+    return bool((mean == 0).all() and ((var - 1).abs() < 1e-3).all())
 
 
-def _say(found: list[Place], fresh: list[Place], a: float | None,
+def _say(found: list[Place], of_no_map: list[Place], fresh: list[Place],
          plan: NormPlan) -> tuple[str, str]:
+    misfits = [place for place in found if not place.fits]
+    of_no_map = [place for place in of_no_map if place.fits]
+    started = [place for place in found
+               if place not in misfits and place not in of_no_map]
     said, warning = '', []
-    if found:
-        said = f'{_count(found)}: {plan.name} starts from BN' + (
-            '' if a is None else f', a = {a:g}' + (
-                '' if a == math.inf else ' (from_bn)'))
-    if a == math.inf:
+    if started:
+        said = f'{_count(started)}: {plan.name} starts from BN' + (
+            '' if plan.share is None else f', a = {plan.from_bn:g} (from_bn)')
+    if of_no_map:
+        warning.append(f'{_count(of_no_map)}: {OF_NO_MAP}, so ' + (
+            f'{plan.name} is right there while it is frozen '
+            '(norm_eval=True), and off where it trains'
+            if plan.share is None else
+            f'{plan.name} cannot tell how large the maps were and stays as '
+            'BN with frozen statistics'))
+    if misfits:
         warning.append(
-            f'{_count(found)}: its BN statistics are folded into gamma and '
-            f'beta, so {plan.name} cannot tell how large the maps were and '
-            'stays as BN with frozen statistics')
+            f"{_count(misfits)}: {plan.name} without BN's statistics, since "
+            "a convolution before it is of another shape than the model's")
     if fresh:
         warning.append(f'{_count(fresh)}: fresh {plan.name}, since the '
                        'checkpoint has no norm there')
@@ -228,7 +138,7 @@ def _say(found: list[Place], fresh: list[Place], a: float | None,
 
 def convert_by_name(
         state_dict: dict, plan: NormPlan, eps: float,
-        keep_names: bool) -> tuple[dict[str, str], float | None]:
+        keep_names: bool) -> tuple[dict[str, str], list[str]]:
     """Replace, in place, every BN of a state dict, whatever model it is of.
 
     Args:
@@ -240,37 +150,42 @@ def convert_by_name(
 
     Returns:
         tuple: Paths of the BNs and of the norms in their place, a dict; and
-        the a that FRN starts with, infinite where the statistics are folded
-        into gamma and beta, None for a norm that has none.
+        the BNs whose statistics are :data:`OF_NO_MAP`: FRN stays as BN with
+        frozen statistics there.
     """
-    paths = [key.removesuffix('.running_mean') for key in state_dict
-             if key.endswith('.running_mean')]
-    a = plan.from_bn
-    if a is not None and _folded([f'{path}.' for path in paths], state_dict):
-        a = math.inf
-    renamed = {}
-    for path in paths:
+    renamed, of_no_map = {}, []
+    for path in [key.removesuffix('.running_mean') for key in state_dict
+                 if key.endswith('.running_mean')]:
         parent, dot, name = path.rpartition('.')
         if name.startswith(BN) and not keep_names:
             name = f'{infer_abbr(plan.norm.layer)}{name.removeprefix(BN)}'
-        channels = len(state_dict[f'{path}.running_mean'])
         renamed[path] = f'{parent}{dot}{name}'
+        if _is_of_no_map(f'{path}.', state_dict):
+            of_no_map.append(path)
+        channels = len(state_dict[f'{path}.running_mean'])
         _replace(state_dict, f'{path}.', f'{renamed[path]}.',
-                 build_norm_layer(plan.norm_cfg, channels)[1], a, eps)
-    return renamed, a
+                 build_norm_layer(plan.norm_cfg, channels)[1], plan.share,
+                 eps)
+    return renamed, of_no_map
 
 
 def _replace(state_dict: dict, old: str, new: str, norm: nn.Module,
-             a: float | None, eps: float) -> None:
+             share: float | None, eps: float, fits: bool = True) -> None:
+    of_no_map = _is_of_no_map(old, state_dict)
     bn = {key: state_dict.pop(f'{old}{key}')
           for key in ('weight', 'bias', 'running_mean', 'running_var',
                       'num_batches_tracked') if f'{old}{key}' in state_dict}
     mean, var = bn['running_mean'], bn['running_var']
-    if isinstance(norm, FRN):
+    if not fits:
+        state = _without_statistics(norm, mean)
+        if of_no_map:  # gamma and beta have them
+            bn.clear()
+    elif isinstance(norm, FRN):
         state = dict(
             ref_mean=mean.float(),
             ref_var=var.float() + eps,
-            ref_eps=torch.tensor(a, device=mean.device))
+            ref_share=torch.tensor(0. if of_no_map else share,
+                                   device=mean.device))
     else:
         # The limits of r and d are for statistics that have to settle first.
         state = dict(
@@ -283,6 +198,16 @@ def _replace(state_dict: dict, old: str, new: str, norm: nn.Module,
         bn.update(weight=torch.ones_like(mean), bias=torch.zeros_like(mean))
     state |= {key: bn[key] for key in ('weight', 'bias') if key in bn}
     state_dict.update({f'{new}{key}': value for key, value in state.items()})
+
+
+def _without_statistics(norm: nn.Module, mean: Tensor) -> dict[str, Tensor]:
+    """What starts a norm whose map the statistics are not of."""
+    if isinstance(norm, FRN):
+        return norm.neutral_reference(mean.device)
+    return dict(
+        running_mean=torch.zeros_like(mean),
+        running_var=torch.ones_like(mean),
+        num_batches_tracked=torch.tensor(0, device=mean.device))
 
 
 def _start_thresholds(module: nn.Module, state_dict: dict, prefix: str,

@@ -13,7 +13,7 @@ from mmcv.cnn.bricks.norm import infer_abbr
 from torch import nn
 
 from ..errors import ConfigError
-from .from_bn import Place, convs_of, is_vector, places_of
+from .norm_places import Place, convs_of, is_vector, places_of
 from .norms import NormPlan, is_norm, part_of
 from .sites import norms_of
 

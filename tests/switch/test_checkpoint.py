@@ -5,6 +5,7 @@ from mmengine.runner import load_checkpoint
 from frn_mmdet.errors import ConfigError
 
 GN = dict(type='GN', num_groups=4)
+TRACKED = dict(type='IN', track_running_stats=True)
 
 
 @pytest.fixture
@@ -22,7 +23,9 @@ def load(small, tmp_path):
     return _load
 
 
-@pytest.mark.parametrize('norm', ['FRN', 'BN', GN, 'LN'])
+@pytest.mark.parametrize('norm', [
+    'FRN', 'BN', GN, 'LN', 'BRN', TRACKED, TRACKED | dict(affine=False)],
+    ids=str)
 def test_the_same_norm_loads(load, norm):
     first, second = load(norm, norm)
     state = second.state_dict()
@@ -36,6 +39,11 @@ def test_the_same_norm_loads(load, norm):
     ('FRN', GN, ['has GN', 'has FRN']),
     (GN, 'LN', ['has LN', 'has GN']),
     ('LN', 'IN', ['has IN', 'has LN']),
+    ('BN', TRACKED, ['has IN', 'has BN']),
+    (TRACKED, 'BN', ['has BN', 'has IN']),
+    (TRACKED, 'BRN', ['has BRN', 'has IN']),
+    (TRACKED, 'FRN', ['has FRN', 'has IN']),
+    (TRACKED | dict(affine=False), 'FRN', ['has FRN', 'has IN']),
     (None, 'BN', ['has BN', 'neck.lateral_convs.0.bn', 'has no norm']),
     ('FRN', dict(type='FRN', tlu=False), ['.tau', 'tlu=True']),
     (dict(type='BN', tlu=True), 'BN', ['.tau', 'tlu=True']),

@@ -302,7 +302,7 @@ def test_frn_weights_from_before_are_as_before(small, tmp_path):
     torch.save(state, path)
     init_cfg = dict(type='Pretrained', checkpoint='work_dirs/mine.pth')
     model = small('RetinaNet', 'FRN', {'backbone.init_cfg': init_cfg}, seed=2)
-    assert model.backbone.frn1.ref_eps == 10
+    assert model.backbone.frn1.share == pytest.approx(1 / 11)
     load_checkpoint(model, path)
     x = torch.randn(1, 3, 96, 96)
     for a, b in zip(plain.extract_feat(x), model.extract_feat(x),
@@ -418,6 +418,81 @@ def folded(bn):
                 norm.weight.copy_(scale)
                 norm.running_mean.zero_()
                 norm.running_var.fill_(1 - norm.eps)
+
+
+@pytest.mark.parametrize('average', [
+    dict(type='ExpMomentumEMA'), dict(type='ExponentialMovingAverage'),
+    dict(type='StochasticWeightAverage')], ids=lambda cfg: cfg['type'])
+def test_folded_statistics_can_be_averaged(small, torchvision_file, average):
+    """A share of 0 can; an infinite eps became NaN."""
+    bn = small('RetinaNet', 'BN', seed=1)
+    natural(bn.backbone)
+    folded(bn.backbone)
+    init_cfg = dict(type='Pretrained', checkpoint=torchvision_file(bn))
+    options = {'backbone.init_cfg': init_cfg}
+    model = small('RetinaNet', 'FRN', options)
+    average = MODELS.build(dict(average, update_buffers=True, model=model))
+    model.init_weights()
+    for _ in range(3):
+        average.update_parameters(model)
+    state = average.module.state_dict()
+    assert all(value.isfinite().all() for value in state.values())
+    again = small('RetinaNet', 'FRN', options, seed=2)
+    load_state_dict(again, state)
+    maps_equal(bn.backbone, again.backbone, torch.randn(1, 3, 96, 96), 1e-5)
+
+
+@pytest.mark.parametrize('part', ['backbone', 'neck'])
+def test_each_norm_is_folded_or_not(small, tmp_path, part):
+    """A detector from Caffe's weights whose neck has a BN that trained."""
+    bn = small('MaskRCNN', 'BN', seed=1)
+    natural(Features(bn))
+    folded(bn.get_submodule(part))
+    path = str(tmp_path / 'detector.pth')
+    torch.save(bn.state_dict(), path)
+    model = small('MaskRCNN', 'FRN', seed=2)
+    records = said_in_log(f'test_each_norm_{part}')
+    load_checkpoint(model, path)
+    maps_equal(bn.get_submodule(part), model.get_submodule(part),
+               torch.randn(1, 3, 96, 96) if part == 'backbone' else
+               [torch.randn(1, 8 * 2**i, 64 >> i, 64 >> i) for i in range(4)],
+               1e-5)
+    for name in ('backbone', 'neck'):
+        share = 0 if name == part else pytest.approx(1 / 11)
+        assert all(norm.share == share
+                   for norm in model.get_submodule(name).modules()
+                   if isinstance(norm, FRN))
+    count = dict(backbone=20, neck=8)[part]
+    # Those of its head are fresh.
+    assert any(f'{part} ({count}), roi_head (8): the BN statistics are of no '
+               'map' in record for record in records)
+
+
+def test_one_norm_that_never_trained(build, bn_detector):
+    """Not even a part is of one kind."""
+    bn = bn_detector(options=R18)
+    folded(bn.backbone.layer3[1])
+    model = build('RetinaNet', 'FRN', dict(R18, **{'backbone.init_cfg': None}))
+    records = said_in_log('test_one_norm')
+    load_state_dict(model, bn.state_dict())
+    assert {path for path, norm in model.backbone.named_modules()
+            if isinstance(norm, FRN) and norm.share == 0} == {
+                'layer3.1.frn1', 'layer3.1.frn2'}
+    text = '\n'.join(records)
+    assert 'backbone (18): FRN starts from BN, a = 10' in text
+    assert 'backbone (2): the BN statistics are of no map' in text
+    assert 'never trained (norm_eval=True)' in text
+
+
+def test_brn_of_folded_statistics_is_said_to_be_right_while_frozen(small):
+    bn = small('MaskRCNN', 'BN', seed=1)
+    natural(Features(bn))
+    folded(bn.backbone)
+    model = small('MaskRCNN', 'BRN', seed=2)
+    records = said_in_log('test_brn_folded')
+    load_state_dict(model, bn.state_dict())
+    maps_equal(bn.backbone, model.backbone, torch.randn(1, 3, 96, 96), 1e-5)
+    assert any('BRN is right there while it is frozen' in r for r in records)
 
 
 def test_folded_statistics_say_nothing_of_the_maps(build, bn_detector):

@@ -9,9 +9,11 @@ from mmengine.runner.checkpoint import load_state_dict
 from frn_mmdet.errors import ConfigError
 
 GN = dict(type='GN', num_groups=4)
+# With BN's keys.
+TRACKED = dict(type='IN', track_running_stats=True)
 NORMS = pytest.mark.parametrize('norm', [
     'FRN', dict(type='FRN', tlu=False), dict(type='FRN', learnable_eps=True),
-    dict(type='BN', tlu=True), GN
+    dict(type='BN', tlu=True), GN, TRACKED
 ], ids=str)
 
 
@@ -94,6 +96,8 @@ def test_weights_alone_averages_and_parts(small, move, norm):
     (dict(type='FRN', learnable_eps=True), 'FRN', 'learnable_eps=True'),
     ('FRN', dict(type='FRN', learnable_eps=True), 'learnable_eps=False'),
     ('IN', dict(type='IN', affine=False), 'affine=True'),
+    ('IN', TRACKED, 'track_running_stats=False'),
+    (TRACKED, 'IN', 'track_running_stats=True'),
     ('BN', dict(type='BN', affine=False), 'affine=True'),
     (dict(type='BN', affine=False), 'BN', 'affine=False'),
     ('BN', dict(type='BN', track_running_stats=False),

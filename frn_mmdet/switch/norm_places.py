@@ -1,0 +1,158 @@
+"""Find the norms of a model in a state dict, whatever it was trained with.
+
+What is read is the place: a state dict that has a BN where the model has
+FRN, ``layer1.0.bn2`` for ``layer1.0.frn2``, or the same index of a
+Sequential. So no architecture has to be known by name.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from mmcv.cnn.bricks.norm import infer_abbr
+from torch import Tensor, nn
+
+from .norms import NORMS, NormPlan
+from .sites import channels_of, norms_of
+
+BN = infer_abbr(nn.BatchNorm2d)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A norm of the plan, and where a state dict has it or should.
+
+    Attributes:
+        norm (nn.Module): The norm.
+        path (str): Its path in the detector.
+        own (str): What the keys of its own state start with.
+        there (bool): Whether its own state is there.
+        bn (str or None): What those of a BN start with that stands there.
+        other (str or None): Another norm that stands there, by its name.
+        beside (bool): Whether the state dict has convolutions that are
+            beside it, or there are none.
+        expected (bool): Whether it has them without a bias, which a norm
+            would have made needless.
+        fits (bool): Whether none of them that may feed it is of another
+            shape there: then it is not loaded, and what the state dict says
+            of its map is of another.
+    """
+
+    norm: nn.Module
+    path: str
+    own: str
+    there: bool
+    bn: str | None
+    other: str | None
+    beside: bool
+    expected: bool
+    fits: bool
+
+    @property
+    def part(self) -> str:
+        """The key of the detector's config that it belongs to."""
+        return self.path.partition('.')[0]
+
+
+def places_of(module: nn.Module, state_dict: dict, prefix: str, at: str,
+              plan: NormPlan) -> list[Place]:
+    """Find the places of a module's norms in a state dict.
+
+    Args:
+        module (nn.Module): A switched detector, or something in one.
+        state_dict (dict): What is being loaded into the module.
+        prefix (str): Of the module's keys in ``state_dict``.
+        at (str): Path of the module in the detector, '' for itself.
+        plan (NormPlan): What ``model.norm_cfg`` asks for.
+    """
+    places = []
+    norms = {path: norm for path, norm in norms_of(module)
+             if type(norm) is plan.norm.layer}
+    own_statistics = _have_own_statistics(norms, state_dict, prefix, plan)
+    misfits = misfits_of(module, state_dict, prefix)
+    for path, norm in norms.items():
+        if norm.weight is None:
+            continue
+        own = f'{prefix}{path}'
+        parent, dot, name = own.rpartition('.')
+        beside = f'{parent}{dot}'
+        postfix = name.removeprefix(infer_abbr(plan.norm.layer))
+        names = [f'{BN}{postfix}'] + ([] if own_statistics else [name])
+        bn = next((f'{beside}{other}.' for other in names
+                   if f'{beside}{other}.running_mean' in state_dict), None)
+        convs = convs_of(module.get_submodule(path.rpartition('.')[0]), beside)
+        convs_there = any(f'{conv}.weight' in state_dict and not is_vector(
+            state_dict[f'{conv}.weight']) for conv in convs)
+        places.append(Place(
+            norm=norm,
+            path=f'{at}.{path}' if at else path,
+            own=f'{own}.',
+            there=any(is_vector(state_dict.get(f'{own}.{name}'))
+                      for name in ('weight', 'running_mean')),
+            bn=bn,
+            other=_other_norm(state_dict, beside, postfix, plan),
+            beside=convs_there or not convs,
+            expected=convs_there and not any(
+                f'{conv}.bias' in state_dict for conv in convs),
+            fits=not any(
+                conv.out_channels == channels_of(norm)
+                for key, conv in misfits.items()
+                if f'{prefix}{key}' in convs)))
+    return places
+
+
+def _have_own_statistics(norms: dict[str, nn.Module], state_dict: dict,
+                         prefix: str, plan: NormPlan) -> bool:
+    """Whether running statistics under the norms' own names are theirs.
+
+    An IN that tracks them has BN's keys. So the model tells, or the names
+    that mmcv gives (``in1``), since an index may be either's.
+    """
+    if plan.norm.batch:
+        return False
+    own = re.compile(rf'(.*\.)?{infer_abbr(plan.norm.layer)}\d*')
+    return any(
+        getattr(norm, 'running_mean', None) is not None or own.fullmatch(path)
+        and f'{prefix}{path}.running_mean' in state_dict
+        for path, norm in norms.items())
+
+
+def misfits_of(module: nn.Module, state_dict: dict,
+               prefix: str) -> dict[str, nn.Module]:
+    """The convolutions that a state dict has in another shape, by path.
+
+    Args:
+        module (nn.Module): See :func:`places_of`, also for the next two.
+        state_dict (dict): What is being loaded into the module.
+        prefix (str): Of the module's keys in ``state_dict``.
+    """
+    return {
+        path: conv for path, conv in module.named_modules()
+        if isinstance(conv, nn.modules.conv._ConvNd)
+        and isinstance(there := state_dict.get(f'{prefix}{path}.weight'),
+                       Tensor)
+        and there.dim() == conv.weight.dim()
+        and there.shape != conv.weight.shape}
+
+
+def _other_norm(state_dict: dict, beside: str, postfix: str,
+                plan: NormPlan) -> str | None:
+    """The norm in a place by mmcv's names: ``gn1`` in that of ``frn1``."""
+    for other, row in NORMS.items():
+        stem = f'{beside}{infer_abbr(row.layer)}{postfix}.'
+        if row.layer is not plan.norm.layer and any(
+                f'{stem}{name}' in state_dict
+                for name in ('weight', 'running_mean')):
+            return other
+    return None
+
+
+def is_vector(value: Any) -> bool:
+    """Whether it may be a norm's; a convolution's weight is none."""
+    return isinstance(value, Tensor) and value.dim() == 1
+
+
+def convs_of(owner: nn.Module, beside: str) -> list[str]:
+    """The convolutions of a module, as a state dict names them."""
+    return [f'{beside}{name}' for name, child in owner.named_children()
+            if isinstance(child, nn.modules.conv._ConvNd)]
