@@ -10,6 +10,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..layers import FRN
 from .from_bn import convert
+from .frozen import unfreeze_misfits
 from .mend import pretrained_in
 from .norms import NormPlan, part_of
 from .same_norm import check_same_norm, check_thresholds
@@ -114,6 +115,8 @@ def prepare_state_dict(module: nn.Module, state_dict: dict, prefix: str,
         check_same_norm(module, state_dict, prefix, at, plan)
     check_thresholds(module, state_dict, prefix, plan,
                      converted=conversion is not None)
+    for sentence in unfreeze_misfits(module, state_dict, prefix, at, plan):
+        print_log(sentence, 'current', logging.WARNING)
     if conversion is None:
         return
     source = source or 'the checkpoint'
