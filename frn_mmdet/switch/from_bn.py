@@ -16,9 +16,6 @@ from .norms import NormPlan, part_of
 WAY_OUT = ('give a whole checkpoint of the same architecture, or set '
            'model.norm_cfg.from_bn=False to start from scratch')
 BN_EPS = 1e-5  # PyTorch's and mmcv's, where a config says nothing
-OF_NO_MAP = ('the BN statistics are of no map (mean 0, variance 1), folded '
-             "into gamma and beta as in Caffe's weights or never trained "
-             '(norm_eval=True)')
 
 
 class Conversion(NamedTuple):
@@ -109,6 +106,17 @@ def _is_of_no_map(bn: str, state_dict: dict) -> bool:
     return bool((mean == 0).all() and ((var - 1).abs() < 1e-3).all())
 
 
+def of_no_map_means(plan: NormPlan) -> str:
+    """What becomes of BNs whose statistics are placeholders."""
+    return ('the BN statistics are of no map (mean 0, variance 1), folded '
+            "into gamma and beta as in Caffe's weights or never trained "
+            f'(norm_eval=True), so {plan.name} ' + (
+                'is right there while it is frozen, and off where it trains'
+                if plan.share is None else
+                'cannot tell how large the maps were and stays as BN with '
+                'frozen statistics'))
+
+
 def _say(found: list[Place], of_no_map: list[Place], fresh: list[Place],
          plan: NormPlan) -> tuple[str, str]:
     misfits = [place for place in found if not place.fits]
@@ -120,12 +128,7 @@ def _say(found: list[Place], of_no_map: list[Place], fresh: list[Place],
         said = f'{_count(started)}: {plan.name} starts from BN' + (
             '' if plan.share is None else f', a = {plan.from_bn:g} (from_bn)')
     if of_no_map:
-        warning.append(f'{_count(of_no_map)}: {OF_NO_MAP}, so ' + (
-            f'{plan.name} is right there while it is frozen '
-            '(norm_eval=True), and off where it trains'
-            if plan.share is None else
-            f'{plan.name} cannot tell how large the maps were and stays as '
-            'BN with frozen statistics'))
+        warning.append(f'{_count(of_no_map)}: {of_no_map_means(plan)}')
     if misfits:
         warning.append(
             f"{_count(misfits)}: {plan.name} without BN's statistics, since "
@@ -136,37 +139,53 @@ def _say(found: list[Place], of_no_map: list[Place], fresh: list[Place],
     return said, '. '.join(warning)
 
 
-def convert_by_name(
-        state_dict: dict, plan: NormPlan, eps: float,
-        keep_names: bool) -> tuple[dict[str, str], list[str]]:
-    """Replace, in place, every BN of a state dict, whatever model it is of.
+def rename_norms(state_dict: dict, plan: NormPlan,
+                 keep_names: bool) -> dict[str, str]:
+    """The paths of a state dict's BNs, and of the norms in their place.
+
+    Args:
+        state_dict (dict): Any.
+        plan (NormPlan): What the BNs become.
+        keep_names (bool): Whether a norm keeps the name of its BN, rather
+            than the one that mmcv gives it.
+    """
+    paths = [key.removesuffix('.running_mean') for key in state_dict
+             if key.endswith('.running_mean')]
+    return {path: path if keep_names else mmcv_name(path, plan)
+            for path in paths}
+
+
+def mmcv_name(path: str, plan: NormPlan) -> str:
+    """What mmcv calls a norm in the place of a BN: ``frn1`` for ``bn1``."""
+    parent, dot, name = path.rpartition('.')
+    if name.startswith(BN):
+        name = f'{infer_abbr(plan.norm.layer)}{name.removeprefix(BN)}'
+    return f'{parent}{dot}{name}'
+
+
+def convert_by_name(state_dict: dict, plan: NormPlan, eps: float,
+                    names: dict[str, str]) -> list[str]:
+    """Replace, in place, BNs of a state dict, whatever model it is of.
 
     Args:
         state_dict (dict): Any.
         plan (NormPlan): What the BNs become.
         eps (float): Of the BNs.
-        keep_names (bool): Whether a norm keeps the name of its BN, rather
-            than the one that mmcv gives it, ``frn1`` for ``bn1``.
+        names (dict[str, str]): Their paths, and those of the norms in their
+            place; see :func:`rename_norms`.
 
     Returns:
-        tuple: Paths of the BNs and of the norms in their place, a dict; and
-        the BNs whose statistics are :data:`OF_NO_MAP`: FRN stays as BN with
-        frozen statistics there.
+        list[str]: The BNs whose statistics are of no map, see
+        :func:`of_no_map_means`.
     """
-    renamed, of_no_map = {}, []
-    for path in [key.removesuffix('.running_mean') for key in state_dict
-                 if key.endswith('.running_mean')]:
-        parent, dot, name = path.rpartition('.')
-        if name.startswith(BN) and not keep_names:
-            name = f'{infer_abbr(plan.norm.layer)}{name.removeprefix(BN)}'
-        renamed[path] = f'{parent}{dot}{name}'
-        if _is_of_no_map(f'{path}.', state_dict):
-            of_no_map.append(path)
-        channels = len(state_dict[f'{path}.running_mean'])
-        _replace(state_dict, f'{path}.', f'{renamed[path]}.',
+    of_no_map = [path for path in names
+                 if _is_of_no_map(f'{path}.', state_dict)]
+    for old, new in names.items():
+        channels = len(state_dict[f'{old}.running_mean'])
+        _replace(state_dict, f'{old}.', f'{new}.',
                  build_norm_layer(plan.norm_cfg, channels)[1], plan.share,
                  eps)
-    return renamed, of_no_map
+    return of_no_map
 
 
 def _replace(state_dict: dict, old: str, new: str, norm: nn.Module,

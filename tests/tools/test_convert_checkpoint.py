@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.registry import MODELS
+from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 from scripts import load
 from torch import nn
@@ -82,18 +83,27 @@ def test_brn(net, tmp_path):
     torch.testing.assert_close(other.eval()(x), model(x))
 
 
-def test_folded_statistics(net, tmp_path, capsys):
+@pytest.mark.parametrize('folded', [['bn1'], ['bn1', 'tail.1']])
+def test_folded_statistics(net, tmp_path, capsys, folded):
+    """Each norm is judged alone."""
     model, path = net
-    for norm in (model.bn1, model.tail[1]):
+    for name in folded:
+        norm = model.get_submodule(name)
         norm.running_mean.zero_()
         norm.running_var.fill_(1)
     torch.save(model.state_dict(), path)
     main([str(path), str(tmp_path / 'frn.pth'), '--keep-names'])
-    assert 'folded into gamma and beta' in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f'{len(folded)} of them (bn1, ...): the BN statistics are' in text
+    assert 'folded into gamma and beta' in text
     other = Net(FRN)
     other.load_state_dict(torch.load(tmp_path / 'frn.pth'))
-    x = torch.randn(2, 3, 12, 12)
-    torch.testing.assert_close(other(x), model(x))
+    shares = {name: other.get_submodule(name).share
+              for name in ('bn1', 'tail.1')}
+    assert shares == {name: 0 if name in folded else pytest.approx(1 / 11)
+                      for name in shares}
+    x = torch.randn(2, 8, 12, 12)
+    torch.testing.assert_close(other.bn1(x), model.bn1(x))
 
 
 def test_bn_eps(net, tmp_path):
@@ -153,7 +163,45 @@ def test_check_tells_how_far_each_layer_is(backbone, images, tmp_path,
     assert min(found[1].values()) > max(
         list(found[100000000].values())[:10])
     state = torch.load(tmp_path / 'frn.pth')
-    assert state['conv1.frn.ref_eps'] == 1e8
+    assert state['conv1.frn.ref_share'].item() == pytest.approx(1e-8)
+
+
+RETINANET = 'retinanet/retinanet_r50_fpn_1x_coco'
+YOLOF = 'yolof/yolof_r50-c5_8xb8-1x_coco'  # BN in every part
+
+
+@pytest.mark.parametrize('name, channels, saved, parts', [
+    (RETINANET, [8, 16, 32, 64], '', {'backbone'}),
+    (YOLOF, 64, '', {'backbone', 'neck'}),  # there by mmdet's own names
+    (YOLOF, 64, 'backbone', {'backbone'}),
+])
+def test_check_is_right_without_an_init_cfg(images, tmp_path, capsys, name,
+                                            channels, saved, parts):
+    """All that the detector loads is what is given."""
+    cfg = get_config(f'mmdet::{name}.py')
+    cfg.merge_from_dict({'model.backbone.depth': 18,
+                         'model.backbone.base_channels': 8,
+                         'model.backbone.init_cfg': None,
+                         'model.backbone.norm_eval': False,
+                         'model.neck.in_channels': channels})
+    cfg.dump(str(tmp_path / 'config.py'))
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).train()
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = None  # the mean of what was seen
+    with torch.no_grad():
+        model.extract_feat(60 * torch.randn(4, 3, 128, 128))
+    torch.save(dict(state_dict=model.get_submodule(saved).state_dict()),
+               tmp_path / 'bn.pth')
+    main([str(tmp_path / 'bn.pth'), str(tmp_path / 'frn.pth'), '--norm',
+          'FRN:from_bn=1e10', '--check', str(tmp_path / 'config.py'),
+          '--images', str(images)])
+    found = rows(capsys.readouterr().out)
+    assert {path.partition('.')[0] for path in found
+            if '.' in path} == parts
+    assert max(found.values()) < 1e-5
 
 
 @pytest.mark.parametrize('args, words', [
@@ -170,7 +218,7 @@ def test_check_tells_how_far_each_layer_is(backbone, images, tmp_path,
     (['--check', 'mmdet::gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py'],
      ['--check', 'no BN']),
     (['--check', 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'],
-     ['--check', 'is not of', 'running_mean']),
+     ['--check', 'is not of', 'of that shape']),
 ])
 def test_wrong_arguments_are_refused(net, images, tmp_path, args, words):
     """In one sentence, and nothing is written."""
@@ -196,7 +244,9 @@ def test_wrong_arguments_are_refused(net, images, tmp_path, args, words):
     ({'bn.running_mean': torch.zeros(3)}, ['IN', 'bn is no BN']),
     ({'bn.running_mean': torch.tensor(0.)}, ['IN', 'bn is no BN']),
     ({'brn1.running_mean': torch.zeros(3),
-      'brn1.running_var': torch.ones(3)}, ['IN', 'brn1 is a BRN']),
+      'brn1.running_var': torch.ones(3)}, ['IN', 'brn1 is BRN, not BN']),
+    ({'stem.in1.running_mean': torch.zeros(3),  # it tracks them
+      'stem.in1.running_var': torch.ones(3)}, ['stem.in1 is IN, not BN']),
 ])
 def test_a_wrong_file_is_refused(tmp_path, content, words):
     path, out = tmp_path / 'in.pth', tmp_path / 'out.pth'

@@ -6,7 +6,8 @@ python -m frn_mmdet convert_checkpoint IN OUT --check CONFIG --images DIR
 Training does it by itself (norm_cfg.from_bn); this is for other packages and
 for plain PyTorch, where frn_mmdet.FRN loads what is written. A threshold of
 a TLU, which BN weights have none of, starts at 0. With --check, each norm of
-CONFIG's backbone and neck is compared, before and after, on images of DIR.
+CONFIG's backbone and neck that IN has is compared, before and after, on images
+of DIR.
 """
 
 import argparse
@@ -14,10 +15,12 @@ import copy
 import io
 import logging
 import math
+import re
 import sys
 from pathlib import Path
 
 import torch
+from mmcv.cnn.bricks.norm import infer_abbr
 from mmcv.transforms import Compose
 from mmdet.registry import MODELS
 from mmdet.utils import get_test_pipeline_cfg
@@ -29,11 +32,19 @@ from mmengine.runner import CheckpointLoader
 
 from frn_mmdet.compare.config import switch_model
 from frn_mmdet.errors import ConfigError
-from frn_mmdet.switch.from_bn import BN_EPS, convert_by_name
-from frn_mmdet.switch.norms import parse_norm_cfg, part_of, read_norm
+from frn_mmdet.switch.from_bn import (
+    BN_EPS,
+    convert_by_name,
+    mmcv_name,
+    of_no_map_means,
+    rename_norms,
+)
+from frn_mmdet.switch.norms import NORMS, parse_norm_cfg, part_of, read_norm
 from frn_mmdet.utils.images import image_files, read_image
 from frn_mmdet.utils.markdown import table
 from frn_mmdet.utils.whole_file import whole_file
+
+SHOWN = ('backbone', 'neck')  # the parts whose maps are compared
 
 
 def main(argv=None):
@@ -99,7 +110,8 @@ def convert(args):
                 if isinstance(checkpoint.get(key), dict)), None)
     before = check_weights(checkpoint[key] if key else checkpoint, args)
     after = copy.copy(before)
-    renamed, a = convert_by_name(after, plan, args.bn_eps, args.keep_names)
+    names = rename_norms(after, plan, args.keep_names)
+    of_no_map = convert_by_name(after, plan, args.bn_eps, names)
     report = compare(args, value, before, images) if images else ''
     # Not the optimizer's state, which counts the parameters of BN.
     buffer = io.BytesIO()  # torch hides what a disk says
@@ -107,12 +119,13 @@ def convert(args):
                if key else after, buffer)
     with whole_file(args.out, 'OUT') as file:
         file.write(buffer.getbuffer())
-    old, new = next(iter(renamed.items()))
-    print(f'{args.out}: {len(renamed)} BN became {plan.name}'
-          + ('' if a is None else f', a = {a:g}') + f' ({old} is {new})')
-    if a == math.inf:
-        print('Its statistics are folded into gamma and beta (mean 0, '
-              'variance 1), so FRN stays as BN with frozen statistics.')
+    old, new = next(iter(names.items()))
+    print(f'{args.out}: {len(names)} BN became {plan.name}'
+          + ('' if plan.share is None else f', a = {plan.from_bn:g}')
+          + f' ({old} is {new})')
+    if of_no_map:
+        print(f'{len(of_no_map)} of them ({of_no_map[0]}, ...): '
+              f'{of_no_map_means(plan)}')
     print(report, end='')
 
 
@@ -146,8 +159,11 @@ def check_weights(state, args):
             raise ConfigError(
                 f'IN: {path} is no BN: running_mean and running_var have '
                 'other shapes than (channels,)')
-        if path.rpartition('.')[2].startswith('brn'):
-            raise ConfigError(f'IN: {path} is a BRN, not a BN')
+        name = path.rpartition('.')[2]
+        other = next((norm for norm, row in NORMS.items() if re.fullmatch(
+            rf'{infer_abbr(row.layer)}\d*', name)), 'BN')
+        if other != 'BN':
+            raise ConfigError(f'IN: the norm {path} is {other}, not BN')
     return state
 
 
@@ -168,25 +184,27 @@ def compare(args, value, before, images):
     """Return the table of differences, mean over the images."""
     init_default_scope('mmdet')
     cfg = read_config(args.check)
-    parts = sorted({part_of(path) for path in bn_paths(build(cfg, None))}
-                   & {'backbone', 'neck'})
-    if not parts:
-        raise ConfigError(f'--check: {args.check} has no BN in its backbone '
-                          'or neck')
-    # With ReLU, or what stands there: a fused TLU would show in the output.
-    value = value | dict(parts=parts, tlu=False)
-    models = [build(cfg, None), build(cfg, value)]
-    after = copy.copy(before)
-    renamed, _ = convert_by_name(after, parse_norm_cfg(value), args.bn_eps,
-                                 keep_names=False)
     at = '' if any(key.startswith('backbone.') for key in before) else (
         'backbone.')
-    for model, state in zip(models, (before, after), strict=True):
-        fill(model.get_submodule(at.rstrip('.')), state, args)
-    there = bn_paths(models[0])
+    before = {f'{at}{key}': state for key, state in before.items()
+              if part_of(f'{at}{key}') in SHOWN}
+    parts = {part_of(key) for key in before if key.endswith('.running_mean')}
+    there = [path for path in bn_paths(build(cfg, None))
+             if part_of(path) in parts]
+    if not there:
+        raise ConfigError(f'--check: {args.check} has no BN in its backbone '
+                          f'or neck where {args.source} has')
+    # With ReLU, or what stands there: a fused TLU would show in the output.
+    value = value | dict(parts=sorted(parts), tlu=False)
+    plan = parse_norm_cfg(value)
+    models = [build(cfg, None), build(cfg, value)]
+    check_shapes(models[0], before, there, args)
     check_eps(models[0], there, args)
-    pairs = {f'{at}{old}': f'{at}{new}' for old, new in renamed.items()
-             if f'{at}{old}' in there}
+    pairs = pair_norms(models[1], there, plan)
+    after = copy.copy(before)
+    convert_by_name(after, plan, args.bn_eps, pairs)
+    for model, state in zip(models, (before, after), strict=True):
+        model.load_state_dict(state, strict=False)
     differences = {}
     pipeline = Compose(get_test_pipeline_cfg(cfg))
     for file in images:
@@ -239,16 +257,27 @@ def bn_paths(model):
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
 
 
-def fill(module, state, args):
-    """Load weights; every norm of the module must be among them."""
-    fitting = {key: state[key] for key, value in module.state_dict().items()
-               if key in state and state[key].shape == value.shape}
-    lacking = [key for key in module.state_dict() if key not in fitting
-               and key.endswith(('running_mean', 'ref_mean'))]
-    if lacking:
-        raise ConfigError(f'--check: {args.source} is not of {args.check}, '
-                          f'it has no {lacking[0]} of that shape')
-    module.load_state_dict(fitting, strict=False)
+def pair_norms(switched, paths, plan):
+    """Return, by the paths of BNs, those of the norms in their place.
+
+    mmcv names a norm by its kind; a name in mmdet's own code stays. So does
+    a BN for which there is no other norm.
+    """
+    norms = [path for path, module in switched.named_modules()
+             if type(module) is plan.norm.layer]
+    pairs = ((path, new) for path in paths
+             for new in (mmcv_name(path, plan), path) if new in norms)
+    return dict(pairs)
+
+
+def check_shapes(model, state, paths, args):
+    """Refuse weights of another model; each BN must be among them."""
+    needed = {f'{path}.running_mean' for path in paths}
+    for key, value in model.state_dict().items():
+        if key in state and state[key].shape != value.shape or (
+                key in needed - state.keys()):
+            raise ConfigError(f'--check: {args.source} is not of '
+                              f'{args.check}, it has no {key} of that shape')
 
 
 @torch.no_grad()
