@@ -66,8 +66,7 @@ class NormSwitch:
         kwargs = copy.deepcopy(kwargs)
         with types_of(self.types_of):
             self._bn_eps = bn_eps(kwargs, plan)
-            set_norms(kwargs, plan)
-            mended = mend(kwargs, plan)
+            mended = set_norms(kwargs, plan) + mend(kwargs, plan)
         try:
             super().__init__(**kwargs)
         except ValueError as error:

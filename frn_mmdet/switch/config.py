@@ -15,7 +15,7 @@ from .norms import NormPlan, part_of
 NOT_PARTS = {'type', 'data_preprocessor', 'train_cfg', 'test_cfg', 'init_cfg'}
 
 
-def set_norms(model_cfg: dict, plan: NormPlan) -> None:
+def set_norms(model_cfg: dict, plan: NormPlan) -> list[str]:
     """Give, in place, every part of the plan the plan's norm.
 
     A ``norm_cfg`` that is there is replaced as a whole, so nothing of it
@@ -25,12 +25,26 @@ def set_norms(model_cfg: dict, plan: NormPlan) -> None:
     Args:
         model_cfg (dict): A detector's config.
         plan (NormPlan): What ``model.norm_cfg`` asks for.
+
+    Returns:
+        list[str]: Sentences for the report: where gamma and beta were fixed
+        and train from now on.
     """
+    said, trains = [], plan.norm_cfg.get('requires_grad', True)
     for key, part in planned_parts(model_cfg, plan):
-        for _, cfg in dicts_of(part, key):
+        for path, cfg in dicts_of(part, key):
             has_norm = 'norm_cfg' in cfg or takes(cfg.get('type'), 'norm_cfg')
-            if has_norm and not is_over_tokens(cfg):
-                cfg['norm_cfg'] = dict(plan.norm_cfg)
+            if not has_norm or is_over_tokens(cfg):
+                continue
+            old = _given_or_default(cfg, 'norm_cfg')
+            if trains and not old.get('requires_grad', True):
+                said.append(
+                    f'{path}.norm_cfg.requires_grad: False -> True, gamma '
+                    f'and beta of its {plan.name} train '
+                    '(model.norm_cfg.requires_grad=False fixes those of '
+                    f'{", ".join(plan.parts)})')
+            cfg['norm_cfg'] = dict(plan.norm_cfg)
+    return said
 
 
 def is_over_tokens(cfg: dict) -> bool:

@@ -53,6 +53,25 @@ def test_nothing_of_the_old_one_leaks(stock):
     assert list(after.values()) == [dict(type='FRN', learnable_eps=True)] * 4
 
 
+@pytest.mark.parametrize('config, paths', [
+    ('detr/detr_r50_8xb2-150e_coco', ['backbone']),
+    ('faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco',
+     ['backbone', 'roi_head.shared_head']),
+    ('retinanet/retinanet_r50_fpn_1x_coco', []),
+])
+def test_norms_that_train_from_now_on_are_said(stock, config, paths):
+    model = stock(f'mmdet::{config}.py').model
+    for norm in ('FRN', 'GN', 'BN'):
+        said = set_norms(copy.deepcopy(model), parse_norm_cfg(norm))
+        assert [text.partition('.norm_cfg.requires_grad: False -> True, ')[0]
+                for text in said] == paths
+        assert all(f'of its {norm} train' in text for text in said)
+        fixed = parse_norm_cfg(dict(type=norm, requires_grad=False))
+        assert set_norms(copy.deepcopy(model), fixed) == []
+    assert set_norms(model, parse_norm_cfg(
+        dict(type='FRN', parts='neck'))) == []
+
+
 def test_parts(stock):
     after = switched(stock('MaskRCNN'), dict(type='GN', parts='head'))
     gn = dict(type='GN', num_groups=32)

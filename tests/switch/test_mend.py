@@ -165,6 +165,19 @@ def test_it_is_all_said_in_one_record(build):
         assert words in texts[0]
 
 
+def test_norms_that_train_from_now_on_are_in_the_record(small):
+    records = []
+    logger = MMLogger.get_instance('test_mend_requires_grad')
+    logger.handlers[0].emit = lambda r: records.append(r.getMessage())
+    options = {'backbone.norm_cfg.requires_grad': False}
+    model = small('RetinaNet', 'FRN', options)
+    assert all(p.requires_grad for p in model.backbone.frn1.parameters())
+    assert 'mended: backbone.norm_cfg.requires_grad: False' in records[0]
+    fixed = small('RetinaNet', dict(type='FRN', requires_grad=False), options)
+    assert not any(p.requires_grad for p in fixed.backbone.frn1.parameters())
+    assert 'requires_grad: False -> True' not in records[1]
+
+
 @pytest.mark.parametrize('norm', ['GN', dict(type='FRN', from_bn=False)])
 def test_what_freezes_nothing_is_the_classs_to_say(mended, norm):
     """0 in EfficientNet, which refuses the -1 of all others."""
