@@ -13,10 +13,10 @@ from ..switch.apply import apply_plan
 from ..switch.checkpoint import forget_missing, prepare_state_dict, watch
 from ..switch.config import bn_eps, set_norms
 from ..switch.family import types_of
+from ..switch.marks import check_marks, marks_of
 from ..switch.mend import mend
 from ..switch.norms import NormPlan, parse_norm_cfg
 from ..switch.report import describe_stayed, describe_switch
-from ..switch.ws_mark import check_mark, ws_of_parts
 
 
 class NormSwitch:
@@ -77,8 +77,8 @@ class NormSwitch:
                 'the channels of every layer') from error
         outcome = self.switch_outcome = apply_plan(self, plan)
         self._bn_eps |= outcome.bn_eps
-        self._ws = ws_of_parts(outcome.sites)
-        watch(self, plan, self._bn_eps, self._ws)
+        self._marks = marks_of(outcome.sites, plan)
+        watch(self, plan, self._bn_eps, self._marks)
         self._norm_plan = plan
         print_log(describe_switch(plan, outcome, mended), logger='current')
         if outcome.stayed:
@@ -140,7 +140,7 @@ class NormSwitch:
                               local_metadata: dict, *args, **kwargs) -> None:
         # Here, since mmengine does not call load_state_dict().
         if self._norm_plan is not None:
-            check_mark(local_metadata, state_dict, prefix, '', self._ws)
+            check_marks(local_metadata, state_dict, prefix, '', self._marks)
             prepare_state_dict(self, state_dict, prefix, '', self._norm_plan,
                                self._bn_eps)
             self._missing = []

@@ -9,21 +9,21 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..layers import FRN
-from .from_bn import convert
+from .from_bn import convert, has_bn
 from .frozen import unfreeze_misfits
+from .marks import Marks, check_marks, mark
 from .mend import pretrained_in
-from .norms import NormPlan, part_of
+from .norms import NormPlan, is_norm, part_of
 from .same_norm import check_same_norm, check_thresholds
 from .sites import norms_of
-from .ws_mark import check_mark, mark
 
 
 def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float],
-          ws: dict[str, bool]) -> None:
+          marks: Marks) -> None:
     """Let each module that weights may be loaded into see to them first.
 
     The detector itself sees by its own method; this is for its parts, into
-    which ``init_cfg`` loads, and for whatever else has a checkpoint there.
+    which ``init_cfg`` loads, and for all in them that has a norm.
     FRN in a module with a checkpoint gets its reference statistics at once:
     who copies or wraps the model before its weights are loaded (mmengine's
     EMA, DistributedDataParallel) shall find them.
@@ -32,9 +32,9 @@ def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float],
         model (nn.Module): A detector, its norms switched.
         plan (NormPlan): What ``model.norm_cfg`` asks for.
         bn_eps (dict[str, float]): See :func:`~.from_bn.convert`.
-        ws (dict[str, bool]): See :func:`~.ws_mark.ws_of_parts`.
+        marks (dict): See :func:`~.marks.marks_of`.
     """
-    mark(model, ws)
+    mark(model, marks)
     for path, module in model.named_modules():
         if path and part_of(path) not in plan.parts:
             continue
@@ -43,10 +43,12 @@ def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float],
             for _, norm in norms_of(module):
                 if type(norm) is FRN:
                     norm.add_reference(plan.share)
-        if path and (checkpoint is not None or '.' not in path):
-            mark(module, ws)
-            module.register_load_state_dict_pre_hook(
-                partial(_see_to, at=path, plan=plan, bn_eps=bn_eps, ws=ws))
+        is_part = path and (checkpoint is not None or '.' not in path)
+        if is_part:
+            mark(module, marks)
+        if is_part or path and not is_norm(module) and any(norms_of(module)):
+            module.register_load_state_dict_pre_hook(partial(
+                _see_to, at=path, plan=plan, bn_eps=bn_eps, marks=marks))
 
 
 def forget_missing(model: nn.Module) -> list[str]:
@@ -73,10 +75,12 @@ def forget_missing(model: nn.Module) -> list[str]:
 
 def _see_to(module: nn.Module, state_dict: dict, prefix: str,
             metadata: dict, *args, at: str, plan: NormPlan,
-            bn_eps: dict[str, float], ws: dict[str, bool]) -> None:
-    if not prefix:  # else the detector has seen to it as a whole
-        check_mark(metadata, state_dict, prefix, at, ws)
-        prepare_state_dict(module, state_dict, prefix, at, plan, bn_eps)
+            bn_eps: dict[str, float], marks: Marks) -> None:
+    if prefix and ('.' in at or not has_bn(module, state_dict, prefix, at,
+                                           plan)):
+        return  # the detector has seen to it as a whole, or a part has
+    check_marks(metadata, state_dict, prefix, at, marks)
+    prepare_state_dict(module, state_dict, prefix, at, plan, bn_eps)
 
 
 def prepare_state_dict(module: nn.Module, state_dict: dict, prefix: str,

@@ -82,14 +82,33 @@ def convert(module: nn.Module, state_dict: dict, prefix: str, at: str,
     return Conversion(*_say(found, of_no_map, fresh, plan))
 
 
+def has_bn(module: nn.Module, state_dict: dict, prefix: str, at: str,
+           plan: NormPlan) -> bool:
+    """Whether there is anything for :func:`convert`, in a part of a detector.
+
+    Args:
+        module (nn.Module): See :func:`convert`, also for the others.
+        state_dict (dict): What is being loaded.
+        prefix (str): Of its keys.
+        at (str): Path of the module in the detector.
+        plan (NormPlan): What ``model.norm_cfg`` asks for.
+    """
+    return plan.converts and _are_bns(
+        [place for place in places_of(module, state_dict, prefix, at, plan)
+         if place.bn], plan)
+
+
+def _are_bns(found: list[Place], plan: NormPlan) -> bool:
+    # A BRN has BN's keys, so the names have to tell that these are BN's.
+    return any(not plan.norm.batch or place.bn != place.own
+               for place in found)
+
+
 def _is_of_bn(places: list[Place], found: list[Place], state_dict: dict,
               prefix: str, plan: NormPlan) -> bool:
     """Whether weights were trained with BN, rather than with the plan's."""
-    if plan.norm.batch:
-        # A BRN has BN's keys, so the names have to tell that these are BN's.
-        return any(place.bn != place.own for place in found)
-    if found:
-        return True
+    if found or plan.norm.batch:
+        return _are_bns(found, plan)
     return not any(place.there or place.other for place in places) and any(
         key.startswith(prefix) and key.endswith('.running_mean')
         for key in state_dict)

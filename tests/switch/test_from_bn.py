@@ -255,6 +255,30 @@ def test_a_part_by_load_checkpoint(build, bn_detector, torchvision_file):
     maps_equal(bn.backbone, model.backbone, torch.randn(1, 3, 96, 96))
 
 
+@pytest.mark.parametrize('path, channels', [
+    ('neck.lateral_convs.0', 16), ('backbone.layer1', 8)])
+def test_a_part_of_a_part(small, path, channels):
+    bn = small('RetinaNet', 'BN', seed=1)
+    natural(Features(bn))
+    model = small('RetinaNet', LARGE, seed=2)
+    load_state_dict(model.get_submodule(path),
+                    bn.get_submodule(path).state_dict(), strict=True)
+    x = torch.randn(1, channels, 32, 32)
+    torch.testing.assert_close(model.eval().get_submodule(path)(x),
+                               bn.get_submodule(path)(x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize('norm', [LARGE, 'BRN'], ids=str)
+def test_a_part_within_something_else(small, norm):
+    """Whoever averages or distributes a backbone has it as ``module``."""
+    bn = small('RetinaNet', dict(type='BN', parts='backbone'), seed=1)
+    natural(bn.backbone)
+    model = small('RetinaNet', norm, seed=2)
+    nn.DataParallel(model.backbone).load_state_dict(
+        nn.DataParallel(bn.backbone).state_dict())
+    maps_equal(bn.backbone, model.backbone, torch.randn(1, 3, 96, 96))
+
+
 def test_strictly_nothing_is_left_over(build, bn_detector):
     bn = bn_detector(options=R18)
     model = build('RetinaNet', dict(LARGE, parts='backbone'),

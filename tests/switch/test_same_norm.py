@@ -120,6 +120,22 @@ def test_what_one_side_lacks_is_named(small, move, saved, loaded, argument):
         load_state_dict(second.backbone, first.backbone.state_dict())
 
 
+@pytest.mark.parametrize('norm', ['GN', 'GFRN'])
+def test_other_groups_are_another_norm(small, move, norm):
+    """Of the same keys and shapes, but another function."""
+    first, second = (small('RetinaNet', dict(type=norm, num_groups=groups))
+                     for groups in (4, 8))
+    words = (r'the backbone of the checkpoint was trained with num_groups=4 '
+             r'and the model has 8; set model\.norm_cfg\.num_groups=4')
+    with pytest.raises(ConfigError, match=words):
+        move(first, second)
+    average = ExponentialMovingAverage(first).module
+    with pytest.raises(ConfigError, match=words):
+        load_state_dict(second.backbone, average.backbone.state_dict())
+    bare = dict(first.state_dict())  # whose groups nobody knows
+    assert move(None, second, bare)
+
+
 @pytest.mark.parametrize('norm', ['FRN', 'BN', GN], ids=str)
 def test_a_layer_that_loses_its_norm_is_refused(small, move, norm):
     """The weights of a convolution that had a norm mean nothing without."""
