@@ -62,8 +62,9 @@ class FRN(nn.GroupNorm):
 
     Attributes:
         share (float): Of the mean square, 1 for plain FRN. What the kernel
-            takes: a number, since to read the buffer would wait for the
-            GPU. Loading a state dict changes both.
+            takes: a number, since to read the buffer in each call would wait
+            for the GPU. It is read when a state dict is loaded, and by
+            ``train()`` and ``eval()``.
 
     Shape:
         (N, C, \\*spatial), 1 to 3 spatial dimensions, N may be 0.
@@ -163,7 +164,16 @@ class FRN(nn.GroupNorm):
             state_dict.update(
                 {f'{prefix}{key}': value for key, value in neutral.items()})
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        if self.ref_share is not None and not self.ref_share.is_meta:
+        self._read_share()
+
+    def train(self, mode: bool = True) -> 'FRN':
+        """As ``nn.Module.train``; whoever averages weights writes buffers."""
+        self._read_share()
+        return super().train(mode)
+
+    def _read_share(self) -> None:
+        # Neither on the meta device nor in a fake run is there a value.
+        if type(self.ref_share) is Tensor and not self.ref_share.is_meta:
             self.share = float(self.ref_share)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -57,6 +57,9 @@ def unfreeze_misfits(module: nn.Module, state_dict: dict, prefix: str,
                 'it as it is')
         if get_world_size() > 1:
             raise ConfigError(f'{text}; set {where}.frozen_stages={none}')
+        if plan.norm.batch and getattr(part, 'norm_eval', False):
+            text += (f' (norm_eval=True also keeps the statistics of its '
+                     f'{plan.name})')
         said.append(f'{text}: {none} now')
         _unfreeze(part, none, plan)
     return said

@@ -8,6 +8,7 @@ from mmcv.cnn.utils import fuse_conv_bn
 from mmengine.model.utils import convert_sync_batchnorm
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from frn_mmdet import FRN, frn
 
@@ -329,6 +330,25 @@ def test_copies_keep_the_reference(change):
     other = change(layer) if change is not torch.compile else torch.compile(
         layer, fullgraph=True, backend='aot_eager')
     torch.testing.assert_close(other(x), layer(x))
+
+
+def test_an_average_of_weights_is_read_before_it_is_used():
+    """mmengine's EMA copies a model, and later writes into its buffers."""
+    layer = FRN(3, share=.1)
+    average = copy.deepcopy(layer)
+    layer.load_state_dict(from_batch_norm(batch_norm(3), 0.).state_dict())
+    for own, other in zip(average.state_dict().values(),
+                          layer.state_dict().values(), strict=True):
+        own.data.copy_(other)
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(average.eval()(x), layer(x))
+
+
+def test_without_values_there_is_nothing_to_read():
+    with FakeTensorMode():
+        assert FRN(3, share=.1).eval().share == pytest.approx(.1)
+    with torch.device('meta'):
+        assert FRN(3, share=.1).eval().share == pytest.approx(.1)
 
 
 def test_reference_materialised_from_meta():

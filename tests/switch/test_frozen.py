@@ -69,17 +69,32 @@ def test_it_trains_and_so_does_its_backbone(file, model_of, saved, norm):
     assert trains(again.backbone) == {True}
 
 
-def test_it_is_said(file, model_of):
+@pytest.fixture
+def said(request):
+    """said(): what is in the log by now."""
     records = []
-    logger = MMLogger.get_instance('test_frozen')
+    logger = MMLogger.get_instance(request.node.name)
     logger.handlers[0].emit = lambda r: records.append(r.getMessage())
+    return lambda: '\n'.join(records)
+
+
+def test_statistics_that_do_not_train_are_said(file, model_of, said):
+    """How a norm trains is not its to change."""
+    model = model_of(dict(type='BRN', parts='backbone'), file(BN))
+    model.init_weights()
+    assert model.backbone.norm_eval
+    assert 'norm_eval=True also keeps the statistics of its BRN' in said()
+
+
+def test_it_is_said(file, model_of, said):
     model_of('FRN', file(BN)).init_weights()
-    text = '\n'.join(records)
+    text = said()
     assert ('backbone.conv1 has weights of shape (8, 3, 7, 7) and the '
             'checkpoint has (8, 4, 7, 7), so it is not loaded, and '
             'backbone.frozen_stages=1 would keep it as it is: -1 now') in text
     assert "backbone (1): FRN without BN's statistics" in text
     assert 'backbone (19): FRN starts from BN' in text
+    assert 'norm_eval' not in text.partition('backbone.conv1 has')[2]
 
 
 def test_its_norm_does_not_start_from_another_maps_statistics(file, model_of):
