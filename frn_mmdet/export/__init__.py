@@ -1,1 +1,1 @@
-"""Detectors outside PyTorch: ONNX and AOTInductor."""
+"""Detectors outside PyTorch: ONNX."""

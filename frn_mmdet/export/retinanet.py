@@ -30,7 +30,6 @@ class Detections(nn.Module):
 
     Attributes:
         dtype (torch.dtype): Of the detector's weights.
-        nms (Callable): As :func:`.nms.nms_scores`.
 
     Raises:
         ConfigError: If it is another detector, or its ``test_cfg`` asks for
@@ -38,7 +37,6 @@ class Detections(nn.Module):
     """
 
     dtype = torch.float32
-    nms = staticmethod(nms_scores)
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
@@ -71,7 +69,7 @@ class Detections(nn.Module):
         if least >= 0:
             valid &= (boxes[..., 2:] - boxes[..., :2] > least).all(-1)
         scores = torch.where(valid, scores, NONE)
-        scores = self.nms(
+        scores = nms_scores(
             apart(boxes, labels, valid, cfg.nms), scores,
             float(cfg.nms.iou_threshold), cfg.max_per_img)
         scores, best = scores.topk(

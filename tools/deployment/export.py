@@ -2,16 +2,13 @@
 """Write a RetinaNet, from its preprocessed image to its boxes, as a file.
 
 python -m frn_mmdet export CONFIG CHECKPOINT OUT.onnx [--fp16]
-python -m frn_mmdet export CONFIG CHECKPOINT OUT.pt2
 python -m frn_mmdet export CONFIG CHECKPOINT OUT.onnx --raw
 
-OUT.onnx is ONNX, of its own operators alone; OUT.pt2 an AOTInductor package,
-machine code for this machine's kind of CPU, which PyTorch loads with
-torch._inductor.aoti_load_package. Any norm, any number of images and any size
-of them. Inputs: images (N, 3, H, W), float32, normalised and padded as in
-training, and sizes (N, 2), int64, height and width without the padding.
-Outputs: dets (N, M, 5), boxes (x1, y1, x2, y2) in pixels of the input and
-scores, the best first, and labels (N, M); a row whose label is -1 is none.
+OUT.onnx is ONNX, of its own operators alone. Any norm, any number of images
+and any size of them. Inputs: images (N, C, H, W), float32, normalised and
+padded as in training, and sizes (N, 2), int64, height and width without the
+padding. Outputs: dets (N, M, 5), boxes (x1, y1, x2, y2) in pixels of the input
+and scores, the best first, and labels (N, M); a row whose label is -1 is none.
 
 With --raw the outputs are the maps of the dense head, of any detector that
 has one, such as the RPN of a Mask R-CNN behind the neck's maps. Each has
@@ -28,7 +25,6 @@ from pathlib import Path
 from frn_mmdet.engine.load_detector import load_detector, read_config
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.export.onnx import export_onnx
-from frn_mmdet.export.pt2 import export_pt2
 from frn_mmdet.utils.command_line import CfgOptions
 
 
@@ -53,7 +49,7 @@ def parse_args(argv):
     parser.add_argument(
         'checkpoint', metavar='CHECKPOINT', help='a checkpoint of its model')
     parser.add_argument(
-        'out', metavar='OUT', type=Path, help='to write, .onnx or .pt2')
+        'out', metavar='OUT', type=Path, help='to write, .onnx')
     parser.add_argument(
         '--raw', action='store_true', help='the maps of the dense head')
     parser.add_argument(
@@ -67,16 +63,11 @@ def parse_args(argv):
 
 def export(args):
     """Load the detector and write it."""
-    if args.out.suffix not in ('.onnx', '.pt2'):
-        raise ConfigError(f'OUT: {args.out} does not end in .onnx or .pt2')
-    if args.fp16 and args.out.suffix == '.pt2':
-        raise ConfigError('--fp16: only .onnx can be half, not .pt2')
+    if args.out.suffix != '.onnx':
+        raise ConfigError(f'OUT: {args.out} does not end in .onnx')
     config = read_config(args.config, args.checkpoint, args.cfg_options)
     model = load_detector(config, args.checkpoint)
-    if args.out.suffix == '.pt2':
-        export_pt2(model, args.out, raw=args.raw)
-    else:
-        export_onnx(model, args.out, raw=args.raw, fp16=args.fp16)
+    export_onnx(model, args.out, raw=args.raw, fp16=args.fp16)
 
 
 if __name__ == '__main__':
