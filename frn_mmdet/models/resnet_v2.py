@@ -138,8 +138,9 @@ class ResNetV2(BaseModule):
     stem has neither norm nor activation.
 
     An output is a stage's sum, normed and activated: by the first norm of the
-    next stage, or by the norm behind the last one. So all of them come from a
-    classifier's checkpoint, and those of a detector need no more parameters.
+    next stage, or by the norm behind the last one, which is there only if that
+    output is asked for. So all of them come from a classifier's checkpoint,
+    and those of a detector need no more parameters.
 
     Args:
         depth (int): 18, 34, 50, 101 or 152.
@@ -210,9 +211,10 @@ class ResNetV2(BaseModule):
                 channels = stage[-1].out_channels
             self.layers.append(f'layer{i + 1}')
             self.add_module(self.layers[-1], stage)
-        self.norm_name, norm = build_norm_layer(norm_cfg, channels)
-        self.add_module(self.norm_name, norm)
-        self.relu = nn.ReLU(inplace=True)
+        if num_stages - 1 in out_indices:
+            self.norm_name, norm = build_norm_layer(norm_cfg, channels)
+            self.add_module(self.norm_name, norm)
+            self.relu = nn.ReLU(inplace=True)
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -254,8 +256,8 @@ def _check(depth: int, num_stages: int, strides: Sequence[int],
           _among(strides, range(1, 33)) and len(strides) == num_stages,
           f'{num_stages} whole numbers from 1 up, one for each stage')
     check('ResNetV2', 'out_indices', out_indices,
-          _among(out_indices, range(num_stages)),
-          f'a list of the stages 0 to {num_stages - 1}')
+          _among(out_indices, range(num_stages)) and len(out_indices) > 0,
+          f'a list of some of the stages 0 to {num_stages - 1}')
     check('ResNetV2', 'frozen_stages', frozen_stages,
           _among([frozen_stages], range(-1, num_stages + 1)),
           f'a whole number from -1 to {num_stages}')

@@ -121,6 +121,27 @@ def test_a_detector_by_one_key(small, name, heads):
             None if site.path.startswith('neck.') else 'TLU')
 
 
+@pytest.mark.parametrize('outputs', [(0, 1, 2), (1, )])
+def test_without_the_last_output_its_norm_is_not_built(small, outputs):
+    """A norm that never runs would be refused: nobody knows what follows."""
+    model = small('RetinaNet', 'FRN', {
+        'backbone': SMALL | dict(out_indices=outputs),
+        'neck.in_channels': [8 * 2**i for i in outputs]
+    })
+    sites = [s for s in norm_sites(model) if s.path.startswith('backbone.')]
+    assert len(sites) == 8 * 2  # of two norms in each of the blocks
+    assert {site.activation for site in sites} == {'TLU'}
+    plain = randomise(ResNetV2(18, base_channels=8)).eval()
+    fewer = ResNetV2(18, base_channels=8, out_indices=outputs).eval()
+    extra = fewer.load_state_dict(plain.state_dict(), strict=False)
+    assert not extra.missing_keys
+    assert {key.partition('.')[0] for key in extra.unexpected_keys} == {'bn'}
+    x = torch.randn(1, 3, 64, 64)
+    every = plain(x)
+    for i, y in zip(outputs, fewer(x), strict=True):
+        assert y.equal(every[i])
+
+
 @pytest.mark.parametrize('norm', [
     'FRN', 'BN', 'GN', 'LN', 'IN', 'BRN', 'GFRN', 'LFRN'])
 def test_every_threshold_learns(small, norm):
@@ -196,7 +217,8 @@ def test_a_classifiers_checkpoint_starts_a_detector(small, tmp_path, norm):
     (dict(depth=17), 'ResNetV2 depth must be one of 18, 34, 50, 101, 152'),
     (dict(depth=50, num_stages=5), 'num_stages must be a whole number'),
     (dict(depth=50, num_stages=3), 'strides must be 3 whole numbers'),
-    (dict(depth=50, out_indices=(4, )), 'out_indices must be a list of the'),
+    (dict(depth=50, out_indices=(4, )), 'out_indices must be a list of some'),
+    (dict(depth=50, out_indices=()), r'out_indices must be .*, got \(\)'),
     # of another kind
     (dict(depth=[18]), r'depth must be one of .*, got \[18\]'),
     (dict(depth=50, num_stages=3.0), 'num_stages must be .*, got 3.0'),
