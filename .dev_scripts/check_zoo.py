@@ -31,7 +31,8 @@ from frn_mmdet.switch.norms import PARTS, parse_norm_cfg, part_of, read_norm
 from frn_mmdet.switch.sites import norms_of
 from frn_mmdet.utils.whole_file import whole_file
 
-ZOO = Path(mmdet.__file__).parent / '.mim' / 'configs'
+PACKAGES = Path(mmdet.__file__).parents[1]
+ZOO = PACKAGES / 'mmdet' / '.mim' / 'configs'
 COLUMNS = ('folder', 'detector', 'norms', 'TLU', 'stay', 'tokens', 'result',
            'configs')
 SWITCHED, REFUSED, NOT_BUILT, FAILED = (
@@ -185,6 +186,13 @@ def sentence(error):
     return f'{type(error).__name__}: {line}'
 
 
+def portable(text):
+    """Return a text in which no path says where this machine has mmdet."""
+    for folder in ZOO, PACKAGES:  # the longer first
+        text = text.replace(f'{folder}{os.sep}', '')
+    return text
+
+
 def report(rows, norm):
     """Return the page: a summary, then the table, equal rows as one."""
     kinds = Counter(row['kind'] for row in rows)
@@ -192,8 +200,8 @@ def report(rows, norm):
     groups = defaultdict(list)
     for row in rows:
         folder, _, name = row['config'].rpartition('/')
-        cells = dict(row, folder=folder, result=row['result'].replace(
-            '|', '/'))
+        result = portable(row['result']).replace('|', '/')
+        cells = dict(row, folder=folder, result=result)
         key = tuple(str(cells.get(column, '-')) for column in COLUMNS[:-1])
         groups[key].append(name.removesuffix('.py'))
     lines = [

@@ -95,6 +95,15 @@ def test_the_page(tool, tmp_path):
     assert all(name in rows[0] for name in ('0.01', '0.02', '0.05', '0.1'))
 
 
+def test_the_page_has_no_folder_of_one_machine():
+    row = dict(config='sort/it.py', kind='not built by mmdet', detector='-')
+    text = check_zoo.report(
+        [dict(row, result=f"no file '{folder}/it.py'") for folder in (
+            ZOO / 'sort', ZOO.parents[2] / 'torch')], 'FRN')
+    assert "no file 'sort/it.py'" in text and "no file 'torch/it.py'" in text
+    assert str(ZOO.parents[2]) not in text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('args, words', [
     (['--jobs', '0'], '--jobs: 0 is not 1 or more'),
