@@ -1,7 +1,10 @@
 """Filter Response Normalization for MMDetection: one key switches norms."""
 
+from typing import Any
+
 from . import stack  # isort: skip  (first: it says what is missing)
-from .layers import FRN, TLU
+from .layers import BRN, FRN, GFRN, LFRN, TLU
+from .layers import MapLayerNorm as LN
 from .ops import frn, kernel_for, use_kernel
 from .switch import NormSite, fold_ws, norm_sites
 from .utils.installed import config_path
@@ -10,6 +13,15 @@ from .version import __version__
 stack.allow_own_checkpoints()
 
 __all__ = [
-    'FRN', 'NormSite', 'TLU', '__version__', 'config_path', 'fold_ws', 'frn',
-    'kernel_for', 'norm_sites', 'use_kernel'
+    'BRN', 'FRN', 'GFRN', 'LFRN', 'LN', 'NormSite', 'NormSwitch', 'ResNetV2',
+    'TLU', '__version__', 'config_path', 'fold_ws', 'frn', 'kernel_for',
+    'norm_sites', 'use_kernel'
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import models when they are asked for, since they import mmdet."""
+    if name in ('NormSwitch', 'ResNetV2'):
+        from . import models
+        return getattr(models, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -26,6 +26,16 @@ def test_import_says_what_to_install(package):
     assert 'frn_mmdet[openmmlab]' in last
 
 
+def test_what_readme_names_can_be_imported_from_the_package():
+    code = ('import sys; import frn_mmdet; assert "mmdet" not in sys.modules;'
+            'from frn_mmdet import *; from frn_mmdet import ResNetV2, '
+            'NormSwitch, LN, BRN, GFRN, LFRN; assert not hasattr('
+            'frn_mmdet, "ResNetV3"); print(ResNetV2(18).norm_name, LN)')
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True,
+                         text=True, timeout=300)
+    assert run.stdout.startswith("bn <class 'frn_mmdet.layers."), run.stderr
+
+
 def test_a_checkpoint_with_its_log_loads_without_trusting_it(tmp_path):
     """On torch >= 2.6, where only weights and declared classes load."""
     hub = MessageHub.get_instance('test_stack')
