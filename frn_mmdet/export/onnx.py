@@ -40,14 +40,12 @@ def export_onnx(detector: nn.Module, path: Path, raw: bool = False,
     except ImportError as error:
         raise ConfigError(f'to export needs the package {error.name}: pip '
                           'install onnx onnxscript') from error
-    model, args, shapes = prepare(detector, raw, fp16)
+    model, args, shapes, outputs = prepare(detector, raw, fp16)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of torch about itself
-        # The maps are named as they are made.
-        names = list(model(*args.values())) if raw else ['dets', 'labels']
         program = torch.onnx.export(
             model, tuple(args.values()), input_names=list(args),
-            output_names=names, dynamic_shapes=tuple(shapes.values()),
+            output_names=outputs, dynamic_shapes=tuple(shapes.values()),
             opset_version=OPSET, dynamo=True,
             custom_translation_table=translations(), verbose=False)
     if not raw:  # else the name is how the number follows from the height

@@ -1,8 +1,8 @@
-"""A detector made ready to leave PyTorch, in whatever format."""
+"""A detector made ready to leave PyTorch."""
 
 import copy
 import keyword
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from .raw import RawMaps
 from .retinanet import Detections
 
 # No map of any level may have a side of 1: that would become a constant.
-EXAMPLE = (2, 3, 320, 448)
+BATCH, SIZE = 2, (320, 448)
 
 
 class Prepared(NamedTuple):
@@ -25,11 +25,13 @@ class Prepared(NamedTuple):
         args (dict[str, Tensor]): By name, an example of its arguments.
         shapes (dict[str, dict]): Of each, the name of each dimension that
             may have another size.
+        outputs (list[str]): The names of what it returns.
     """
 
     model: nn.Module
     args: dict[str, Tensor]
     shapes: dict[str, dict[int, str]]
+    outputs: list[str]
 
 
 def prepare(detector: nn.Module, raw: bool, fp16: bool) -> Prepared:
@@ -49,15 +51,37 @@ def prepare(detector: nn.Module, raw: bool, fp16: bool) -> Prepared:
     detector = fold_ws(copy.deepcopy(detector)).cpu().float().eval()
     rename_keywords(detector)
     model = (RawMaps if raw else Detections)(detector).eval()
+    # It runs before an exporter, which would word an error in its own way.
+    args, outputs = run_once(model, raw)
+    shapes = dict(images={0: 'batch', 2: 'height', 3: 'width'})
+    if not raw:
+        shapes['sizes'] = {0: 'batch'}
+    # Maps are named as they are made.
+    names = list(outputs) if raw else ['dets', 'labels']
     if fp16:
         halve(detector)
         model.dtype = torch.float16
-    args = dict(images=torch.zeros(EXAMPLE))
-    shapes = dict(images={0: 'batch', 2: 'height', 3: 'width'})
-    if not raw:
-        args['sizes'] = torch.tensor([EXAMPLE[2:]] * EXAMPLE[0])
-        shapes['sizes'] = {0: 'batch'}
-    return Prepared(model, args, shapes)
+    return Prepared(model, args, shapes, names)
+
+
+@torch.no_grad()
+def run_once(model: nn.Module, raw: bool) -> tuple[dict[str, Tensor], Any]:
+    """Return arguments that a model takes, and what it gives for them.
+
+    An image has 3 channels, or those of the first convolution (which are 12
+    where YOLOX takes pixels in fours).
+    """
+    first = next((module.in_channels for module in model.modules()
+                  if isinstance(module, nn.Conv2d)), 3)
+    for channels in dict.fromkeys((3, first)):
+        args = dict(images=torch.zeros(BATCH, channels, *SIZE))
+        if not raw:
+            args['sizes'] = torch.tensor([SIZE] * BATCH)
+        try:
+            return args, model(*args.values())
+        except RuntimeError:
+            if channels == first:
+                raise
 
 
 def rename_keywords(model: nn.Module) -> None:

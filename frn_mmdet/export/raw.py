@@ -39,7 +39,7 @@ class RawMaps(nn.Module):
         """Run.
 
         Args:
-            images (Tensor): Shape (N, 3, H, W), float32, normalised.
+            images (Tensor): Shape (N, C, H, W), float32, normalised.
 
         Returns:
             dict[str, Tensor]: Of each kind of map that the head makes, its

@@ -5,17 +5,19 @@ import math
 import torch
 from mmdet.models.dense_heads import AnchorHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-from mmdet.models.detectors import RetinaNet
+from mmdet.models.detectors import RetinaNet, SingleStageDetector
 from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder
+from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .nms import NONE, nms_scores
+from .settings import read_settings
 
-# What the detector's own `predict` consists of, and what is done here.
+# What the head's own `predict` consists of, and what is done here.
 PREDICT = ('predict', 'predict_by_feat', '_predict_by_feat_single',
            '_bbox_post_process')
-NMS_KEYS = {'type', 'iou_threshold', 'class_agnostic', 'split_thr'}
+NOWHERE = -1e30  # pixels: less than a coordinate of any box
 
 
 class Detections(nn.Module):
@@ -30,10 +32,12 @@ class Detections(nn.Module):
 
     Attributes:
         dtype (torch.dtype): Of the detector's weights.
+        settings (Settings): Of its ``test_cfg``.
 
     Raises:
         ConfigError: If it is another detector, or its ``test_cfg`` asks for
-            something that is not done here.
+            something that is not done here; at call, if its head makes more
+            than scores and boxes.
     """
 
     dtype = torch.float32
@@ -42,13 +46,14 @@ class Detections(nn.Module):
         super().__init__()
         check(detector)
         self.detector = detector
+        self.settings = read_settings(detector.bbox_head)
 
     def forward(self, images: Tensor,
                 sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Detect.
 
         Args:
-            images (Tensor): Shape (N, 3, H, W), float32, normalised and
+            images (Tensor): Shape (N, C, H, W), float32, normalised and
                 padded as the detector's ``data_preprocessor`` leaves them.
             sizes (Tensor): Shape (N, 2), int64: height and width in pixels
                 of each image without its padding; boxes end there.
@@ -61,19 +66,24 @@ class Detections(nn.Module):
             score and a box of 0 and the label -1.
         """
         head = self.detector.bbox_head
-        cfg = head.test_cfg
+        asked = self.settings
         maps = head(self.detector.extract_feat(images.to(self.dtype)))
+        if len(maps) != 2:  # ATSS: how well each box is centred
+            raise ConfigError(
+                f'model.bbox_head: {type(head).__name__} makes more than '
+                'scores and boxes, which is not exported')
         scores, labels, boxes = self._candidates(*maps, sizes)
-        valid = scores > cfg.score_thr
-        least = cfg.get('min_bbox_size', -1)
-        if least >= 0:
-            valid &= (boxes[..., 2:] - boxes[..., :2] > least).all(-1)
+        valid = scores > asked.score_thr
+        if asked.min_bbox_size >= 0:
+            sides = boxes[..., 2:] - boxes[..., :2]
+            valid &= (sides > asked.min_bbox_size).all(-1)
         scores = torch.where(valid, scores, NONE)
-        scores = nms_scores(
-            apart(boxes, labels, valid, cfg.nms), scores,
-            float(cfg.nms.iou_threshold), cfg.max_per_img)
+        compete = boxes if asked.class_agnostic else apart(
+            boxes, labels, valid)
+        scores = nms_scores(compete, scores, float(asked.iou_threshold),
+                            asked.max_per_img)
         scores, best = scores.topk(
-            torch.sym_min(cfg.max_per_img, scores.shape[1]))
+            torch.sym_min(asked.max_per_img, scores.shape[1]))
         found = scores >= 0
         dets = torch.cat([pick(boxes, best), scores[..., None]], -1)
         return (torch.where(found[..., None], dets, 0.),
@@ -95,9 +105,10 @@ class Detections(nn.Module):
             classes = scores.shape[-1]
             scores = scores.flatten(1)
             scores, best = scores.topk(
-                torch.sym_min(head.test_cfg.nms_pre, scores.shape[1]))
+                torch.sym_min(self.settings.nms_pre, scores.shape[1]))
             anchors = best // classes
-            levels.append((scores, best % classes, priors[anchors],
+            levels.append((scores, best % classes,
+                           get_box_tensor(priors)[anchors],
                            pick(rows(deltas.float(), 4), anchors)))
         scores, labels, priors, deltas = (
             torch.cat(level, 1) for level in zip(*levels, strict=True))
@@ -115,6 +126,9 @@ def check(detector: nn.Module) -> None:
     if not isinstance(detector, RetinaNet):
         raise ConfigError(f'model.type: {type(detector).__name__} is not '
                           'exported, only RetinaNet is')
+    if type(detector).predict is not SingleStageDetector.predict:
+        raise ConfigError(f'model.type: {type(detector).__name__} predicts '
+                          'in a way of its own, which is not exported')
     head = detector.bbox_head
     if (not isinstance(head, AnchorHead)
             or any(getattr(type(head), name) is not getattr(
@@ -129,22 +143,12 @@ def check(detector: nn.Module) -> None:
             raise ConfigError(
                 f'model.bbox_head.{key}: {type(part).__name__} is not '
                 f'exported, only {wanted.__name__} is')
-    cfg = head.test_cfg
-    for key in 'nms_pre', 'max_per_img':
-        if cfg.get(key, -1) < 1:
-            raise ConfigError(f'model.test_cfg.{key}: {cfg.get(key)}; to be '
-                              'exported it must be 1 or more')
-    nms = cfg.get('nms') or {}
-    if nms.get('type', 'nms') != 'nms' or 'iou_threshold' not in nms or (
-            set(nms) - NMS_KEYS):
-        raise ConfigError(
-            f'model.test_cfg.nms: {dict(nms) or None} is not exported, only '
-            "dict(type='nms', iou_threshold=...) is")
 
 
 def rows(x: Tensor, channels: int) -> Tensor:
     """A map (N, A * channels, H, W) as (N, H * W * A, channels)."""
-    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, channels)
+    # Not reshape(N, -1, channels): it cannot tell what -1 is of no image.
+    return x.permute(0, 2, 3, 1).unflatten(3, (-1, channels)).flatten(1, 3)
 
 
 def pick(x: Tensor, index: Tensor) -> Tensor:
@@ -185,13 +189,11 @@ def decode(priors: Tensor, deltas: Tensor, sizes: Tensor,
     return boxes
 
 
-def apart(boxes: Tensor, labels: Tensor, valid: Tensor, nms: dict) -> Tensor:
+def apart(boxes: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     """The boxes moved so far that those of two classes do not overlap.
 
     mmcv's way, to the rounding: an image's classes are one competition,
     which ends at ``max_per_img`` boxes.
     """
-    if nms.get('class_agnostic', False):
-        return boxes
-    largest = torch.where(valid[..., None], boxes, 0.).amax((1, 2))
+    largest = torch.where(valid[..., None], boxes, NOWHERE).amax((1, 2))
     return boxes + (labels * (largest + 1)[:, None])[..., None]

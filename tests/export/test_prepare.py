@@ -2,11 +2,12 @@
 
 import keyword
 
+import pytest
 import torch
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from frn_mmdet.export.prepare import rename_keywords
+from frn_mmdet.export.prepare import prepare, rename_keywords
 from frn_mmdet.models import ResNetV2
 
 
@@ -23,3 +24,15 @@ def test_no_norm_is_called_as_a_keyword_is():
                 for name in path.split('.') if keyword.iskeyword(name)]
     for a, b in zip(before, model(x), strict=True):
         assert a.equal(b)
+
+
+@pytest.mark.parametrize('raw', [False, True])
+def test_images_have_the_channels_that_the_detector_takes(small, raw):
+    model = small('RetinaNet', options={
+        'backbone.in_channels': 1,
+        'data_preprocessor.mean': [0.],
+        'data_preprocessor.std': [1.],
+    })
+    prepared = prepare(model, raw, fp16=False)
+    assert prepared.args['images'].shape[1] == 1
+    assert ('labels' in prepared.outputs) is not raw
