@@ -17,6 +17,8 @@ from .errors import ConfigError
 from .utils.installed import config_path, folder
 
 OWN = 'frn_mmdet::'
+# A tool that is now an argument of another.
+RENAMED = {'check_export': ['export', '--check']}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,11 +29,12 @@ def main(argv: list[str] | None = None) -> None:
         if not args or args[0] in ('-h', '--help'):
             print(usage(tools))
             sys.exit(0 if args else 2)
-        if args[0] not in tools:
+        name, *words = [*RENAMED.get(args[0], args[:1]), *args[1:]]
+        if name not in tools:
             raise ConfigError(
-                f'{args[0]}: frn_mmdet has no such tool; there are '
+                f'{name}: frn_mmdet has no such tool; there are '
                 f'{", ".join(tools)}')
-        run(tools[args[0]], [find_config(word) for word in args[1:]])
+        run(tools[name], [find_config(word) for word in words])
     except ConfigError as error:
         sys.exit(f'error: {error}')
 

@@ -62,6 +62,11 @@ def test_a_tool_has_its_own_help(capsys, name):
     assert f'usage: {name}.py ' in capsys.readouterr().out
 
 
+def test_a_tool_of_before_is_found():
+    assert 'export.py: error: config: no file none.py' in ends(
+        'check_export', 'none.py', 'a.pth', 'a.onnx', '--images', '.')
+
+
 def test_a_tool_works_with_its_arguments(tmp_path):
     main(['make_shapes', 'shapes', '--train', '1', '--val', '1', '--size',
           '64'])

@@ -1,6 +1,7 @@
 """An exported detector in the runtimes that it was written for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -28,19 +29,16 @@ def open_in(runtime: str, path: Path, threads: int | None = None) -> Run:
 
     Raises:
         ConfigError: If the runtime is unknown, not installed, or refuses the
-            file, or the file is no detector.
+            file, or the file is no detector; at call, if it refuses the
+            inputs.
     """
     check_installed(runtime)
-    try:
-        names, run = RUNTIMES[runtime](str(path), threads)
-    except Exception as error:  # whatever a runtime may raise
-        reason = str(error).strip().partition('\n')[0]
-        raise ConfigError(
-            f'{path} cannot be run by {runtime}: {reason}') from error
+    explained = _explained(f'{path} cannot be run by {runtime}')
+    names, run = explained(RUNTIMES[runtime])(str(path), threads)
     if names != INPUTS:
         raise ConfigError(f'{path} takes {names}, not {INPUTS}: it is no '
                           'detector that export.py wrote without --raw')
-    return run
+    return explained(run)
 
 
 def check_installed(runtime: str) -> None:
@@ -57,6 +55,19 @@ def check_installed(runtime: str) -> None:
     except ImportError as error:
         raise ConfigError(f'runtime: {runtime} is not installed: pip install '
                           f'{runtime}') from error
+
+
+@contextmanager
+def _explained(sentence: str) -> Iterator[None]:
+    """Make a sentence of whatever a runtime may raise; decorates functions."""
+    try:
+        yield
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        # OpenVINO says first where in its sources it is.
+        reason = next((line for line in lines if line
+                       and not line.startswith('Exception from ')), '')
+        raise ConfigError(f'{sentence}: {reason}') from error
 
 
 def as_arrays(**inputs: Tensor) -> dict[str, np.ndarray]:

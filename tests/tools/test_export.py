@@ -18,7 +18,7 @@ NORM = dict(type='FRN', ws=True, learnable_eps=True)
 
 
 def run(tool, *args):
-    load(tool.removesuffix('.py')).main([str(arg) for arg in args])
+    load(tool).main([str(arg) for arg in args])
 
 
 @pytest.fixture
@@ -56,13 +56,13 @@ def test_it_is_exported_and_finds_what_predict_does(
     write_checkpoint(tmp_path / 'a.pth', seed=0)
     write_checkpoint(tmp_path / 'b.pth', seed=1)
     norm = [f'model.norm_cfg.{key}={value}' for key, value in NORM.items()]
-    run('export.py', CONFIG, tmp_path / 'a.pth', tmp_path / 'a.onnx',
+    run('export', CONFIG, tmp_path / 'a.pth', tmp_path / 'a.onnx',
         '--cfg-options', *norm)
     assert capsys.readouterr().out.endswith('a.onnx\n')
 
     def check(checkpoint, *options):
-        run('check_export.py', CONFIG, tmp_path / checkpoint,
-            tmp_path / 'a.onnx', '--images', images, '--sizes', 96, 128,
+        run('export', CONFIG, tmp_path / checkpoint, tmp_path / 'a.onnx',
+            '--check', '--images', images, '--sizes', 96, 128,
             '--cfg-options', *norm, *options)
 
     check('a.pth')
@@ -76,3 +76,26 @@ def test_it_is_exported_and_finds_what_predict_does(
         check('a.pth', 'model.test_cfg.max_per_img=9')
     with pytest.raises(SystemExit, match='Not within 0.001 of the scores'):
         check('b.pth')
+
+
+@pytest.mark.parametrize('args, words', [
+    (['--check'], '--check and --images belong together'),
+    (['--images', 'x'], '--check and --images belong together'),
+    (['--check', '--images', 'x', '--fp16'], '--check reads OUT'),
+    (['--check', '--images', 'x', '--sizes', '0'], 'a whole number of 1'),
+])
+def test_a_wrong_command_line_is_one_sentence(capsys, args, words):
+    with pytest.raises(SystemExit):
+        run('export', CONFIG, 'a.pth', 'a.onnx', *args)
+    assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_is_not_there_or_not_onnx_is_one_sentence(tmp_path, images):
+    write_checkpoint(tmp_path / 'a.pth', seed=0)
+    norm = [f'model.norm_cfg.{key}={value}' for key, value in NORM.items()]
+    args = ['--images', images, '--cfg-options', *norm]
+    for out, words in (('a.pt2', 'OUT: .*a.pt2 does not end in .onnx'),
+                       ('a.onnx', 'OUT: no file .*a.onnx; export it')):
+        with pytest.raises(SystemExit, match=words):
+            run('export', CONFIG, tmp_path / 'a.pth', tmp_path / out,
+                '--check', *args)
