@@ -7,11 +7,8 @@ import onnxruntime
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from torch import nn
 
-from frn_mmdet import FRN
 from frn_mmdet.errors import ConfigError
-from frn_mmdet.export.half import halve
 from frn_mmdet.export.onnx import export_onnx
 from frn_mmdet.export.prepare import prepare
 from frn_mmdet.export.retinanet import Detections
@@ -184,30 +181,3 @@ def test_another_detector_is_an_error(small):
     model = small('MaskRCNN')
     with pytest.raises(ConfigError, match='model.type: MaskRCNN'):
         Detections(model)
-
-
-def test_half_precision_squares_in_float32():
-    model = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), FRN(4)).eval()
-    model[0].weight.data.fill_(1.)
-    x = 6e4 * (2 * torch.rand(1, 1, 9, 9) - 1)
-    with torch.no_grad():
-        wanted = model(x)
-        y = halve(model)(x.half())
-    assert y.dtype == torch.float16 and x.abs().max() > 5e4
-    torch.testing.assert_close(y.float(), wanted, rtol=5e-3, atol=5e-3)
-
-
-def test_half_precision_leaves_a_norm_what_it_has():
-    """BN's variance, learned eps: float16 would round or lose them."""
-    model = nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1),
-                          FRN(4, learnable_eps=True))
-    model[0].running_var.fill_(1e5)  # infinite in float16
-    model[2].eps_l.data.fill_(1e-8)  # 0 in float16
-    before = copy.deepcopy(model.state_dict())
-    halve(model)
-    for name, value in model.state_dict().items():
-        if name.startswith('1.'):
-            assert value.dtype == torch.float16
-        else:
-            assert value.dtype == before[name].dtype
-            assert value.equal(before[name])
