@@ -4,6 +4,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,12 @@ from .definition import exported
 
 VARIABLE = 'FRN_MMDET_KERNEL'
 CHOICES = ('auto', 'plain', 'native')
+
+
+@dataclass(eq=False)  # an equal one around it is another
+class _Chosen:
+    thread: int
+    choice: str
 
 
 class Kernel(NamedTuple):
@@ -49,7 +56,7 @@ def use_kernel(choice: str) -> Iterator[None]:
     Raises:
         ValueError: If there is no such choice.
     """
-    entry = _thread(), _checked(choice, 'use_kernel')
+    entry = _Chosen(_thread(), _checked(choice, 'use_kernel'))
     _chosen.append(entry)
     try:
         yield
@@ -102,8 +109,8 @@ def _choice() -> str:
     """What this thread asked for last; if nothing, what any thread did."""
     chosen = _chosen.copy()
     thread = _thread()
-    mine = [choice for of, choice in chosen if of == thread]
-    return (mine or [choice for _, choice in chosen] or [_default])[-1]
+    mine = [entry.choice for entry in chosen if entry.thread == thread]
+    return (mine or [entry.choice for entry in chosen] or [_default])[-1]
 
 
 @torch.compiler.assume_constant_result  # it cannot trace the question
@@ -140,5 +147,5 @@ def _checked(choice: str, who: str) -> str:
 
 
 _natives: dict[str, Kernel] = {}
-_chosen: list[tuple[int, str]] = []  # (thread, choice), the last one last
+_chosen: list[_Chosen] = []  # the last one last
 _default = _checked(os.environ.get(VARIABLE) or 'auto', VARIABLE)

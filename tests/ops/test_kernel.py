@@ -58,6 +58,17 @@ def test_use_kernel_holds_inside_alone():
     assert kernel_for('cpu').name == 'cpp'
 
 
+def test_a_choice_twice_is_two():
+    """Each ends with its own block, whatever is chosen around it."""
+    with use_kernel('plain'):
+        with use_kernel('native'):
+            with use_kernel('plain'):
+                assert kernel_for('cpu').name == 'plain'
+            assert kernel_for('cpu').name == 'cpp'
+        assert kernel_for('cpu').name == 'plain'
+    assert kernel_for('cpu').name == 'cpp'
+
+
 def test_threads_that_overlap_keep_their_choices():
     """The first to come in is the first to go out."""
     inside, leave = threading.Event(), threading.Event()
