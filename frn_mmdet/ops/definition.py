@@ -37,7 +37,9 @@ def standardize_definition(weight: Tensor, eps: float) -> Tensor:
     """Equation (2) of Qiao et al.: see :func:`.standardize.standardize`."""
     rows = weight.to(compute_dtype(weight)).flatten(1)
     rows = rows - rows.mean(1, keepdim=True)
-    std = (rows.square().sum(1, keepdim=True) / (rows.shape[1] - 1)).sqrt()
+    # A norm, since its gradient at 0 is 0, and that of a root is not.
+    std = torch.linalg.vector_norm(rows, dim=1, keepdim=True) / (
+        rows.shape[1] - 1)**.5
     return (rows / (std + eps)).view_as(weight).to(weight.dtype)
 
 

@@ -133,7 +133,7 @@ def _load(device_type: str) -> Kernel:
         return Kernel('plain', f'there is none for {device_type}')
     try:
         # Here, since Triton takes a second.
-        from . import cuda, cuda_standardize  # noqa: F401
+        from . import cuda  # noqa: F401
     except Exception as error:  # whatever is wrong with an installation
         return Kernel('plain', f'Triton cannot be imported ({error})')
     return Kernel('triton')

@@ -43,7 +43,8 @@ torch.library.define(TLU, '(Tensor x, Tensor tau) -> (Tensor, Tensor)')
 torch.library.define(
     TLU_BACKWARD, '(Tensor grad, Tensor bits, bool last) -> (Tensor, Tensor)')
 
-# Weight standardization, of each filter alone.
+# Weight standardization, of each filter alone. A CPU's, with an autograd in
+# cpu.cpp: other devices call no kernel for it.
 torch.library.define(STANDARDIZE, '(Tensor weight, float eps) -> Tensor')
 # Gradient of the weight.
 torch.library.define(
@@ -223,21 +224,6 @@ def _(weight, eps):
 @torch.library.register_fake(STANDARDIZE_BACKWARD)
 def _(grad, weight, eps):
     return torch.empty_like(weight, memory_format=memory_format(weight))
-
-
-def _keep_weight(ctx, inputs, output):
-    weight, ctx.eps = inputs
-    ctx.save_for_backward(weight)
-
-
-def _standardize_backward(ctx, grad):
-    weight, = ctx.saved_tensors
-    return torch.ops.frn_mmdet.standardize_backward(grad, weight, ctx.eps), (
-        None)
-
-
-torch.library.register_autograd(
-    STANDARDIZE, _standardize_backward, setup_context=_keep_weight)
 
 
 def _keep_grad(ctx, inputs, output):

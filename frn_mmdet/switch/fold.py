@@ -19,8 +19,6 @@ from .ws import PLAIN
 
 # The order of their children is the order in which they run.
 ORDERED = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-# Ours refuses to have a norm folded into it.
-FOLDABLE = (*PLAIN, ConvWS)
 
 
 def keep_from_folding(model: nn.Module, flow: Flow) -> list[str]:
@@ -43,7 +41,7 @@ def keep_from_folding(model: nn.Module, flow: Flow) -> list[str]:
             seen = flow.norms.get(own)
             if seen is None or (
                     seen.fed_by and model.get_submodule(seen.fed_by) is layer
-                    and type(layer) in FOLDABLE and owners[id(layer)] == 1):
+                    and _folds_or_refuses(layer) and owners[id(layer)] == 1):
                 continue
             if isinstance(owner, ORDERED):
                 left.append(own)
@@ -62,6 +60,14 @@ def _folds(owner: nn.Module) -> list[tuple[str, str]]:
         elif isinstance(child, nn.Conv2d):
             conv = name
     return folds
+
+
+def _folds_or_refuses(conv: nn.Module) -> bool:
+    """Whether a norm is folded into it rightly, or not at all.
+
+    Ours refuses to be given a bias, which one that has a bias cannot.
+    """
+    return type(conv) in PLAIN or type(conv) is ConvWS and conv.bias is None
 
 
 def _list_last(owner: nn.Module, name: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import mmdet
 import pytest
 import torch
-from mmcv.cnn import fuse_conv_bn
+from mmcv.cnn import ConvModule, fuse_conv_bn
 from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from mmdet.registry import MODELS
 from mmengine.model import ExponentialMovingAverage
@@ -14,13 +14,16 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict, save_checkpoint
 from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from frn_mmdet import FRN, fold_ws, norm_sites
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.layers import ConvWS
 from frn_mmdet.switch.flow import watch_flow
+from frn_mmdet.switch.fold import keep_from_folding
 from frn_mmdet.switch.mend import mend
 from frn_mmdet.switch.norms import NORMS, parse_norm_cfg
+from frn_mmdet.switch.ws import to_ws
 
 WS = dict(type='FRN', ws=True)
 # By its path: mmengine does not find a + in a name.
@@ -260,6 +263,139 @@ def test_folded_it_gives_the_same(small, name):
                        for m in fused.backbone.modules())
         with pytest.raises(RuntimeError, match='call frn_mmdet.fold_ws'):
             fuse_conv_bn(copy.deepcopy(model))
+
+
+@pytest.mark.parametrize('kind', [
+    dict(kernel_size=3, padding=1, bias=False),
+    dict(kernel_size=3, groups=4, stride=2),
+    dict(kernel_size=(1, 3), dilation=2, padding_mode='reflect'),
+], ids=str)
+def test_from_plain_and_back(kind):
+    """With the same parameters, hooks and mode; folded it is the same."""
+    torch.manual_seed(0)
+    plain = nn.Conv2d(8, 16, **kind).eval()
+    seen = []
+    plain.register_forward_hook(lambda *args: seen.append(1))
+    ws = to_ws(plain)
+    assert ws.weight is plain.weight
+    assert ws.bias is plain.bias
+    x = torch.randn(2, 8, 9, 9)
+    want = ws(x)
+    folded = fold_ws(ws)
+    assert type(folded) is nn.Conv2d
+    assert repr(folded) == repr(plain)
+    assert vars(folded).keys() == vars(plain).keys()
+    torch.testing.assert_close(folded(x), want)
+    assert len(seen) == 2
+    assert ws.weight is plain.weight
+
+
+def test_the_eps_of_mmcvs_stays():
+    assert to_ws(ConvWS2d(4, 8, 3, eps=.5)).eps == .5
+    assert to_ws(nn.Conv2d(4, 8, 3)).eps == ConvWS2d(4, 8, 3).eps
+    with pytest.raises(ValueError, match='one element'):
+        to_ws(nn.Conv2d(1, 8, 1))
+
+
+def prune_twice(conv):
+    prune.l1_unstructured(conv, 'weight', .3)
+    prune.random_unstructured(conv, 'weight', .3)
+    prune.l1_unstructured(conv, 'bias', .3)
+
+
+def train_a_step(conv, x):
+    conv(x).square().sum().backward()
+    torch.optim.SGD(conv.parameters(), lr=.1).step()
+
+
+COMPUTED = {
+    'pruned': prune_twice,
+    'weight_norm, by a hook': weight_norm,
+    'weight_norm': parametrizations.weight_norm,
+    'spectral_norm, by a hook': spectral_norm,
+    'spectral_norm': parametrizations.spectral_norm,
+    'orthogonal': parametrizations.orthogonal,
+}
+
+
+@pytest.mark.parametrize('name', COMPUTED)
+def test_what_computes_a_weight_is_folded_with_it(name):
+    """Also after a step, when what a hook had set is old."""
+    torch.manual_seed(0)
+    conv, x = ConvWS(4, 8, 3), torch.randn(2, 4, 7, 7)
+    COMPUTED[name](conv)
+    model = nn.Sequential(conv, nn.ReLU())
+    train_a_step(conv, x)
+    model.eval()
+    with torch.no_grad():
+        want = model(x)
+    folded = copy.deepcopy(model)
+    assert fold_ws(folded) is folded
+    assert type(folded[0]) is nn.Conv2d
+    assert 'weight' in folded[0].state_dict()
+    for again in (folded, copy.deepcopy(folded), model):
+        torch.testing.assert_close(again(x), want)
+
+
+def test_a_weight_that_nobody_knows_is_not_folded():
+    conv = ConvWS(4, 8, 3)
+    weight = conv.weight
+    del conv._parameters['weight']
+    conv.own = weight
+    conv.register_forward_pre_hook(
+        lambda module, args: setattr(module, 'weight', module.own * 2))
+    model = nn.Sequential(nn.ReLU(), conv, ConvWS(8, 8, 3))
+    x = torch.randn(2, 4, 7, 7)
+    want = model(x)
+    with pytest.raises(ValueError, match='^1: its weight is no parameter'):
+        fold_ws(model)
+    assert torch.equal(model(x), want)
+
+
+def test_a_convolution_alone_is_folded():
+    conv, x = ConvWS(4, 8, 3), torch.randn(2, 4, 7, 7)
+    folded = fold_ws(conv)
+    assert type(folded) is nn.Conv2d
+    torch.testing.assert_close(folded(x), conv(x))
+
+
+def test_fuse_conv_bn_leaves_one_with_a_bias_alone():
+    """It could not refuse; see the layer."""
+    torch.manual_seed(0)
+    module = ConvModule(4, 8, 3, bias=True, norm_cfg=dict(type='BN'),
+                        conv_cfg=dict(type='frn_mmdet.ConvWS')).eval()
+    module.bn.running_mean.normal_()
+    x = torch.randn(2, 4, 9, 9)
+    want = module(x)
+    flow = watch_flow(module, lambda m, _: [(m(x), True)])
+    assert keep_from_folding(module, flow) == []
+    torch.testing.assert_close(fuse_conv_bn(copy.deepcopy(module))(x), want)
+    torch.testing.assert_close(fuse_conv_bn(fold_ws(module))(x), want)
+
+
+@pytest.mark.parametrize('norm, backend', [
+    ('FRN', 'aot_eager'),
+    pytest.param('FRN', 'inductor', marks=pytest.mark.slow),
+    pytest.param('BRN', 'inductor', marks=pytest.mark.slow)])
+def test_a_compiled_stage_trains(small, norm, backend):
+    """In one graph, its weights changed by way of ``.data``."""
+    stage = small('RetinaNet', dict(type=norm, ws=True)).backbone.layer2
+    stages = stage.train(), copy.deepcopy(stage)
+    runs = stage, torch.compile(stages[1], fullgraph=True, backend=backend)
+    for _ in range(2):
+        x = torch.randn(2, 8, 16, 16)
+        for run in runs:
+            run(x).square().mean().backward()
+        for a, b in zip(*(m.parameters() for m in stages), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5)
+            for parameter in (a, b):
+                parameter.data.sub_(parameter.grad, alpha=.5)
+                parameter.grad = None
+    for module in stages:
+        module.eval()
+    with torch.no_grad():
+        want, got = (run(x) for run in runs)
+    torch.testing.assert_close(want, got, rtol=1e-4, atol=1e-4 * want.std())
 
 
 def test_from_bn_is_not_for_it():
