@@ -4,11 +4,15 @@ import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.module_tracker import ModuleTracker
 
 from ..ops.check import check_dtype
 from ..ops.definition import compute_dtype, spatial_dims
 from ..registry import MODELS
 from .arguments import check, check_count, check_eps, is_number
+from .fx import Proxy, one_call
+
+TRACKER = ModuleTracker()  # never entered: it is asked for the present pass
 
 
 @ROOT_MODELS.register_module()
@@ -31,6 +35,12 @@ class BRN(_BatchNorm):
 
     The base class is BN's, since in test the two are one: ``norm_eval``
     freezes it and BN folding folds it.
+
+    A step counts once under activation checkpointing, too, which calls the
+    layer again in the backward pass: there r and d are those of the first
+    call (of several in a step, each with its batch, nearly those), and the
+    running statistics stay. Code that torch.compile made cannot ask in which
+    pass it is: called by a checkpoint, not around one, it counts twice.
 
     Args:
         num_features (int): Channels C.
@@ -85,18 +95,26 @@ class BRN(_BatchNorm):
 
     def limits(self) -> tuple[float, float]:
         """The limits of r and d at the present step."""
-        step = int(self.num_batches_tracked)
+        r_max, d_max = self._limits(self.num_batches_tracked)
+        return float(r_max), float(d_max)
+
+    def _limits(self, step: Tensor) -> tuple[Tensor, Tensor]:
+        # Tensors, since to read the buffer would wait for the GPU.
+        step = step.to(compute_dtype(self.running_mean))
         return (1 + (self.r_max - 1) * self._progress(step, self.r_steps),
                 self.d_max * self._progress(step, self.d_steps))
 
-    def _progress(self, step: int, end: int) -> float:
+    def _progress(self, step: Tensor, end: int) -> Tensor:
         """0 during the warm-up, 1 from ``end`` on, linear between."""
-        if step >= end:
-            return 1.
-        return max(0, step - self.warmup_steps) / (end - self.warmup_steps)
+        if end == self.warmup_steps:
+            return (step >= end).to(step)
+        return ((step - self.warmup_steps) / (end - self.warmup_steps)).clamp(
+            0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; in training also update the running statistics."""
+        if isinstance(x, Proxy):
+            return one_call(self, x)
         self._check_input_dim(x)
         if not self.training or x.numel() == 0:
             return torch.batch_norm(x, self.weight, self.bias,
@@ -113,17 +131,37 @@ class BRN(_BatchNorm):
         """R and d of a batch, shape (C,) each, by the statistics before it."""
         x = x.to(compute_dtype(x))
         var, mean = torch.var_mean(x, (0, *spatial_dims(x)), correction=0)
-        r_max, d_max = self.limits()
-        running_std = (self.running_var + self.eps).sqrt()
-        r = ((var + self.eps).sqrt() / running_std).clamp(1 / r_max, r_max)
-        d = ((mean - self.running_mean) / running_std).clamp(-d_max, d_max)
-
         count = x.numel() // x.shape[1]
         unbiased = var * (count / max(count - 1, 1))  # as nn.BatchNorm
-        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
+        running = self.running_mean, self.running_var
+        batch = mean.to(running[0]), unbiased.to(running[1])
+        if _is_computed_again():
+            return self._correction(
+                mean, var, *self._before(*batch), self.num_batches_tracked - 1)
+        r_and_d = self._correction(
+            mean, var, *running, self.num_batches_tracked)
+        for statistics, new in zip(running, batch, strict=True):
+            statistics.lerp_(new, self.momentum)
         self.num_batches_tracked += 1
+        return r_and_d
+
+    def _correction(self, mean: Tensor, var: Tensor, running_mean: Tensor,
+                    running_var: Tensor, step: Tensor
+                    ) -> tuple[Tensor, Tensor]:
+        r_max, d_max = self._limits(step)
+        running_std = (running_var + self.eps).sqrt()
+        r = ((var + self.eps).sqrt() / running_std).clamp(1 / r_max, r_max)
+        d = ((mean - running_mean) / running_std).clamp(-d_max, d_max)
         return r.to(self.weight), d.to(self.weight)
+
+    def _before(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """The running statistics before a batch was the last to change them.
+
+        With a momentum of 1 they are the batch's, and nothing else is left.
+        """
+        back = -self.momentum / (1 - self.momentum or 1)
+        return (self.running_mean.lerp(mean, back),
+                self.running_var.lerp(var, back).clamp(min=0))
 
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() < 3 or x.shape[1] != self.num_features:
@@ -141,3 +179,8 @@ class BRN(_BatchNorm):
 
 def _cudnn() -> bool:
     return torch.backends.cudnn.enabled
+
+
+def _is_computed_again() -> bool:
+    """Whether a backward pass calls, as activation checkpointing does."""
+    return not torch.compiler.is_compiling() and TRACKER.is_bw

@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmcv.cnn import build_norm_layer, is_norm
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.layers import BRN
@@ -75,6 +76,93 @@ def test_gradients_do_not_pass_through_r_and_d():
             torch.autograd.grad(expected, inputs, grad),
             strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('warmup, step, share', [
+    (10, 9, 0.), (10, 10, 1.), (10, 11, 1.), (0, 0, 1.)])
+def test_a_schedule_without_a_slope(warmup, step, share):
+    layer = layer_at(step, warmup_steps=warmup, r_steps=warmup,
+                     d_steps=warmup)
+    assert layer.limits() == (1 + 2 * share, 5 * share)
+
+
+def test_no_number_is_read_from_the_device():
+    """To read one would wait for a GPU; on ``meta`` there is none to read."""
+    layer = BRN(4).to('meta')
+    x = torch.randn(2, 4, 5, 5, device='meta', requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad.shape == x.shape
+
+
+def test_compiled_whole():
+    xs = [torch.randn(3, 4, 5, 6) * 4 + 2 for _ in range(3)]
+    layers = [layer_at(20000, torch.float32) for _ in range(2)]
+    compiled = torch.compile(layers[1], fullgraph=True, backend='aot_eager')
+    for x in xs:
+        torch.testing.assert_close(compiled(x), layers[0](x))
+    for a, b in zip(*(layer.buffers() for layer in layers), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+CHECKPOINTS = {
+    'reentrant': lambda module, x: checkpoint(module, x, use_reentrant=True),
+    'not': lambda module, x: checkpoint(module, x, use_reentrant=False)}
+
+
+def results(norm, xs, run):
+    """Of a step for each map: gradients, then statistics."""
+    torch.manual_seed(1)
+    conv = nn.Conv2d(4, 4, 3, padding=1, bias=False).double()
+    module = nn.Sequential(conv, norm, nn.ReLU())
+    for x in xs:
+        run(module, x).square().sum().backward()
+    return [p.grad for p in module.parameters()], list(norm.buffers())
+
+
+@pytest.mark.parametrize('name', CHECKPOINTS)
+@pytest.mark.parametrize('step', [0, 20000], ids=['warm-up', 'later'])
+@pytest.mark.parametrize('momentum', [.01, .5])
+def test_a_checkpoint_counts_a_step_once(name, step, momentum):
+    """With the gradients and statistics of a step without one."""
+    torch.manual_seed(0)
+    xs = torch.randn(4, 3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    want, got = (
+        results(layer_at(step, momentum=momentum), xs, run)
+        for run in (lambda module, x: module(x), CHECKPOINTS[name]))
+    for a, b in zip(want[0], got[0], strict=True):
+        torch.testing.assert_close(a, b)
+    for a, b in zip(want[1], got[1], strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize('name', CHECKPOINTS)
+def test_a_checkpoint_with_a_momentum_of_1(name):
+    """Nothing of the statistics before is left, and nothing is NaN."""
+    torch.manual_seed(0)
+    xs = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    gradients, (mean, var, step) = results(
+        layer_at(20000, momentum=1.), xs, CHECKPOINTS[name])
+    assert step == 20002
+    for value in (*gradients, mean, var):
+        assert value.isfinite().all()
+
+
+@pytest.mark.parametrize('name', CHECKPOINTS)
+def test_a_layer_called_twice_in_a_checkpointed_step(name):
+    """It counts two, and its gradients are nearly those without."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+
+    def twice(run):
+        return lambda module, x: run(module, x) + run(module, x + 1)
+
+    want, got = (
+        results(layer_at(20000), [x], twice(run))
+        for run in (lambda module, x: module(x), CHECKPOINTS[name]))
+    for a, b in zip(want[0], got[0], strict=True):
+        torch.testing.assert_close(a, b, rtol=.05, atol=.02 * a.abs().max())
+    for a, b in zip(want[1], got[1], strict=True):
+        assert torch.equal(a, b)
 
 
 def test_r_max_1_and_d_max_0_is_batch_norm():
