@@ -49,3 +49,8 @@ def check_count(layer: str, name: str, value: object) -> None:
 def check_flag(layer: str, name: str, value: object) -> None:
     """Refuse what is not a bool: 'no' would count as True."""
     check(layer, name, value, isinstance(value, bool), 'True or False')
+
+
+def divisor(number: int, limit: int) -> int:
+    """The largest divisor of a number that is no larger than a limit."""
+    return next(n for n in range(limit, 0, -1) if number % n == 0)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ..ops.check import check_dtype
 from ..ops.definition import compute_dtype, per_channel
 from ..registry import MODELS
-from .arguments import check, check_count, check_eps
+from .arguments import check, check_count, check_eps, divisor
 from .frn import EPS
 from .mmcv_eps import eps_was_given
 
@@ -47,7 +47,8 @@ class GFRN(nn.GroupNorm):
         check_count(layer, 'num_features', num_features)
         check_count(layer, 'num_groups', num_groups)
         check(layer, 'num_groups', num_groups, num_features % num_groups == 0,
-              f'a divisor of num_features ({num_features})')
+              f'a divisor of num_features ({num_features}), such as '
+              f'{divisor(num_features, num_groups)}')
         check_eps(layer, eps)
         super().__init__(num_groups, num_features, eps=eps)
 

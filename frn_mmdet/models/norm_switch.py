@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import math
+from dataclasses import replace
 
 import torch.distributed as dist
 from mmengine.device import get_device
@@ -9,14 +11,16 @@ from mmengine.logging import print_log
 from torch import nn
 
 from ..errors import ConfigError
+from ..layers.arguments import divisor
 from ..switch.apply import apply_plan
 from ..switch.checkpoint import forget_missing, prepare_state_dict, watch
 from ..switch.config import bn_eps, set_norms
 from ..switch.family import types_of
 from ..switch.marks import check_marks, marks_of
 from ..switch.mend import mend
-from ..switch.norms import NormPlan, parse_norm_cfg
+from ..switch.norms import NormPlan, parse_norm_cfg, part_of
 from ..switch.report import describe_stayed, describe_switch
+from ..switch.sites import channels_of, norms_of
 
 
 class NormSwitch:
@@ -63,18 +67,20 @@ class NormSwitch:
             super().__init__(**kwargs)
             return
         plan = parse_norm_cfg(norm_cfg)
-        kwargs = copy.deepcopy(kwargs)
+        given, kwargs = kwargs, copy.deepcopy(kwargs)
         with types_of(self.types_of):
             self._bn_eps = bn_eps(kwargs, plan)
             mended = set_norms(kwargs, plan) + mend(kwargs, plan)
         try:
             super().__init__(**kwargs)
         except ValueError as error:
-            if 'num_groups' not in str(error):
+            if 'num_groups' not in plan.norm_cfg or (
+                    'num_groups' not in str(error)):
                 raise
+            groups = self._groups_that_divide(given, plan)
             raise ConfigError(
-                f'model.norm_cfg.num_groups: {error}; choose one that divides '
-                'the channels of every layer') from error
+                f'model.norm_cfg.num_groups: {error}; num_groups={groups} '
+                'divides the channels of every layer') from error
         outcome = self.switch_outcome = apply_plan(self, plan)
         self._bn_eps |= outcome.bn_eps
         self._marks = marks_of(outcome.sites, plan)
@@ -84,6 +90,18 @@ class NormSwitch:
         if outcome.stayed:
             print_log(describe_stayed(plan, outcome.stayed), 'current',
                       logging.WARNING)
+
+    def _groups_that_divide(self, kwargs: dict, plan: NormPlan) -> int:
+        """The most groups, of those asked for, that every layer can have."""
+        kwargs = copy.deepcopy(kwargs)
+        one = replace(plan, norm_cfg=plan.norm_cfg | dict(num_groups=1))
+        with types_of(self.types_of):
+            set_norms(kwargs, one)
+        super().__init__(**kwargs)
+        channels = math.gcd(*(
+            channels_of(norm) for path, norm in norms_of(self)
+            if type(norm) is plan.norm.layer and part_of(path) in plan.parts))
+        return divisor(channels, plan.norm_cfg['num_groups'])
 
     def train(self, mode: bool = True) -> 'NormSwitch':
         """As ``nn.Module.train``, but with the norm that was asked for.

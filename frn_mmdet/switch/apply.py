@@ -9,6 +9,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..layers import FRN
+from ..layers.arguments import divisor
 from .flow import Flow, Seen, is_plain_norm
 from .fold import keep_from_folding
 from .norms import NormPlan, part_of
@@ -160,11 +161,13 @@ def _replacements(norms: dict, own: set[str], flow: Flow, plan: NormPlan,
             outcome.stayed[path] = 'its maps are 1x1' + (
                 ', for which FRN has learnable_eps=True'
                 if plan.name == 'FRN' else '')
+        elif channels_of(norm) % plan.norm_cfg.get('num_groups', 1):
+            channels, groups = channels_of(norm), plan.norm_cfg['num_groups']
+            outcome.stayed[path] = (
+                f'num_groups={groups} does not divide its {channels} '
+                f'channels, {divisor(channels, groups)} does')
         else:
-            try:
-                new[path] = _like(norm, plan)
-            except ValueError as error:  # groups that do not divide
-                outcome.stayed[path] = str(error)
+            new[path] = _like(norm, plan)
     return new
 
 

@@ -54,8 +54,8 @@ def test_a_share_that_is_no_number_from_0_to_1(value):
 @pytest.mark.parametrize('groups, words', [
     (0, 'whole number, 1 or more, got 0'), (-2, 'whole number'),
     ('4', 'whole number'), (4., 'whole number'), (None, 'whole number'),
-    (3, 'a divisor of num_features (32), got 3'),
-    (64, 'a divisor of num_features (32), got 64')])
+    (3, 'a divisor of num_features (32), such as 2, got 3'),
+    (64, 'a divisor of num_features (32), such as 32, got 64')])
 def test_groups_that_do_not_divide(groups, words):
     with pytest.raises(ConfigError) as error:
         GFRN(32, groups)

@@ -9,7 +9,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from frn_mmdet import FRN, norm_sites
+from frn_mmdet import FRN, TLU, norm_sites
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.models import NormSwitch
 
@@ -182,13 +182,23 @@ def test_a_conversion_to_syncbn_does_not_pass_for_brn(small):
         model.train()
 
 
-def test_groups_that_do_not_divide_are_named(small):
+@pytest.mark.parametrize('norm, options, groups', [
+    ('GN', {}, 8),
+    (dict(type='GN', num_groups=7), {}, 4),
+    (dict(type='GFRN', parts=['neck', 'head']), {}, 16),
+    ('GN', {'neck.out_channels': 20, 'bbox_head.in_channels': 20}, 4),
+], ids=str)
+def test_groups_that_divide_are_named(small, norm, options, groups):
+    """The first layer that is built is not the only one."""
     with pytest.raises(ConfigError) as error:
-        small('RetinaNet', 'GN')
+        small('RetinaNet', norm, options)
     text = str(error.value)
     assert text.startswith('model.norm_cfg.num_groups')
-    assert '8' in text
-    assert '32' in text
+    assert f'; num_groups={groups} divides the channels of every layer' in text
+    value = norm if isinstance(norm, dict) else dict(type=norm)
+    model = small('RetinaNet', value | dict(num_groups=groups), options)
+    layers = [m for m in model.modules() if isinstance(m, nn.GroupNorm)]
+    assert {m.num_groups for m in layers if not isinstance(m, TLU)} == {groups}
 
 
 def test_other_errors_are_not_hidden(small):

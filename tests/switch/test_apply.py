@@ -93,7 +93,8 @@ def test_groups_that_do_not_divide_its_channels_stay():
         8, 8, 1, norm_cfg=dict(type='GN', num_groups=8)), *bn_of(12)))
     outcome = apply_plan(model, parse_norm_cfg(dict(type='GN', num_groups=8)))
     assert list(outcome.stayed) == ['backbone.2']
-    assert 'divisible' in outcome.stayed['backbone.2']
+    assert outcome.stayed['backbone.2'] == (
+        'num_groups=8 does not divide its 12 channels, 6 does')
 
 
 class Spare(nn.Module):
