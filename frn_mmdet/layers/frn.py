@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..ops import frn
 from ..registry import MODELS
 from .arguments import check, check_count, check_eps, check_flag, is_number
+from .fx import Proxy, one_call
 from .mmcv_eps import eps_was_given
 
 EPS = 1e-6  # section 3.1
@@ -178,6 +179,8 @@ class FRN(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, and threshold if the layer has a TLU."""
+        if isinstance(x, Proxy):
+            return one_call(self, x)
         eps = self.eps
         if self.eps_l is not None:
             eps = eps + self.eps_l.abs()

@@ -6,6 +6,7 @@ from ..ops.check import check_dtype
 from ..ops.definition import exported, per_channel
 from ..registry import MODELS
 from .arguments import check_count, check_eps
+from .fx import Proxy, one_call
 
 
 @MODELS.register_module(name='LN')
@@ -38,6 +39,8 @@ class MapLayerNorm(nn.GroupNorm):
         Raises:
             ValueError: If ``x`` has no float dtype.
         """
+        if isinstance(x, Proxy):
+            return one_call(self, x)
         check_dtype('LN input', x)
         if exported() or x.numel():
             return super().forward(x)

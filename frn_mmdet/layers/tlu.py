@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ..ops import tlu
 from ..registry import MODELS
 from .arguments import check_count
+from .fx import Proxy, one_call
 
 
 @ROOT_MODELS.register_module()  # TLU, once the plugin is imported
@@ -57,6 +58,8 @@ class TLU(nn.GroupNorm):
             ValueError: If ``x`` has another number of channels, or no float
                 dtype.
         """
+        if isinstance(x, Proxy):
+            return one_call(self, x)
         return tlu(x, self.tau)
 
     def extra_repr(self) -> str:

@@ -8,6 +8,7 @@ from ..ops.definition import compute_dtype, per_channel
 from ..registry import MODELS
 from .arguments import check, check_count, check_eps, divisor
 from .frn import EPS
+from .fx import Proxy, one_call
 from .mmcv_eps import eps_was_given
 
 
@@ -54,6 +55,8 @@ class GFRN(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each group of each image."""
+        if isinstance(x, Proxy):
+            return one_call(self, x)
         if x.dim() < 3 or x.shape[1] != self.num_channels:
             raise ValueError(
                 f'{type(self).__name__} of {self.num_channels} channels takes '

@@ -19,6 +19,7 @@ from ..switch.family import types_of
 from ..switch.marks import check_marks, marks_of
 from ..switch.mend import mend
 from ..switch.norms import NormPlan, parse_norm_cfg, part_of
+from ..switch.place import check_traced
 from ..switch.report import describe_stayed, describe_switch
 from ..switch.sites import channels_of, norms_of
 
@@ -111,10 +112,12 @@ class NormSwitch:
 
         Raises:
             ConfigError: If SyncBN is to train without a process group, or
-                without a GPU, or in the place of BRN.
+                without a GPU, or in the place of BRN, or if mmengine's
+                ``efficient_conv_bn_eval`` took what it cannot fold.
         """
         if mode and self._norm_plan is not None:
             self._check_synced(self._norm_plan)
+            check_traced(self)
         return super().train(mode)
 
     def _check_synced(self, plan: NormPlan) -> None:

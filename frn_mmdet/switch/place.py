@@ -4,9 +4,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 
+from mmengine.model.efficient_conv_bn_eval import (
+    efficient_conv_bn_eval_control,
+)
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
-from ..layers import TLU
+from ..errors import ConfigError
+from ..layers import TLU, ConvWS
 from .sites import is_activation
 from .tlu_plan import FLAG, METHOD, Site
 
@@ -92,9 +97,9 @@ def _is_all_of_it(site: Site, outputs: dict) -> bool:
 # Functions of a module, so that a model with these hooks can be pickled.
 def _after(block: nn.Module, args: tuple, output):
     """The block's own activation, on what its ReLU stood behind."""
-    if isinstance(output, Tensor):
-        return block.tlu(output)
-    return type(output)(_each(block.tlu, output))
+    if isinstance(output, list | tuple):
+        return type(output)(_each(block.tlu, output))
+    return block.tlu(output)  # a map, or what torch.fx has for one
 
 
 def _each(tlu: TLU | nn.ModuleDict, maps: list) -> Iterator[Tensor]:
@@ -117,3 +122,31 @@ def _before(layer: nn.Module, args: tuple):
 def _by_method(block: nn.Module, *args):
     """The block's own activation, where a method of it is called."""
     return block.tlu(getattr(type(block), METHOD)(block, *args))
+
+
+def check_traced(model: nn.Module) -> None:
+    """Refuse a graph in which a convolution is not what it was.
+
+    mmengine's ``efficient_conv_bn_eval`` folds BNs as a part runs. It scales
+    weights, which standardization would undo, and calls no hooks.
+
+    Raises:
+        ConfigError: If it took a convolution with standardized weights, or
+            one before which a TLU stands.
+    """
+    for path, part in model.named_modules():
+        traced = getattr(vars(part).get('forward'), '__self__', None)
+        if not isinstance(traced, GraphModule):
+            continue
+        for node in traced.graph.nodes:
+            if node.target is not efficient_conv_bn_eval_control:
+                continue
+            conv = traced.get_submodule(node.args[1].target)
+            what = ('standardized weights' if isinstance(conv, ConvWS) else
+                    'a TLU before it' if _before in
+                    conv._forward_pre_hooks.values() else None)
+            if what:
+                raise ConfigError(
+                    f'efficient_conv_bn_eval: {path}.{node.args[1].target} '
+                    f'has {what}, which folding a norm on the way would '
+                    f'lose; leave {path!r} out of it')
