@@ -93,6 +93,31 @@ class BRN(_BatchNorm):
         self.r_steps = r_steps
         self.d_steps = d_steps
 
+    def state_from_bn(self, mean: Tensor, var: Tensor,
+                      share: None = None) -> dict[str, Tensor]:
+        """The state, but gamma and beta, that goes on from a BN's.
+
+        Args:
+            mean (Tensor): (C,), what the BN subtracts in test mode.
+            var (Tensor): (C,), what it divides by the root of, its eps
+                included.
+            share (None): There is none, as FRN has it.
+        """
+        # The limits of r and d are for statistics that have to settle first.
+        return dict(
+            running_mean=mean,
+            running_var=(var - self.eps).clamp(min=0),
+            num_batches_tracked=torch.tensor(
+                max(self.r_steps, self.d_steps), device=mean.device))
+
+    def fresh_statistics(
+            self, device: torch.device | None = None) -> dict[str, Tensor]:
+        """The statistics of a layer that has seen nothing."""
+        return dict(
+            running_mean=torch.zeros(self.num_features, device=device),
+            running_var=torch.ones(self.num_features, device=device),
+            num_batches_tracked=torch.tensor(0, device=device))
+
     def limits(self) -> tuple[float, float]:
         """The limits of r and d at the present step."""
         r_max, d_max = self._limits(self.num_batches_tracked)

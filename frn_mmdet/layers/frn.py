@@ -126,7 +126,7 @@ class FRN(nn.GroupNorm):
         self.ref_var = torch.ones_like(like)
         self.ref_share = like.new_tensor(self.share)
 
-    def neutral_reference(
+    def fresh_statistics(
             self, device: torch.device | None = None) -> dict[str, Tensor]:
         """The reference statistics with which the layer is plain FRN."""
         channels = self.num_features
@@ -134,6 +134,19 @@ class FRN(nn.GroupNorm):
             ref_mean=torch.zeros(channels, device=device),
             ref_var=torch.ones(channels, device=device),
             ref_share=torch.ones((), device=device))
+
+    def state_from_bn(self, mean: Tensor, var: Tensor,
+                      share: float) -> dict[str, Tensor]:
+        """The state, but gamma and beta, that goes on from a BN's.
+
+        Args:
+            mean (Tensor): (C,), what the BN subtracts in test mode.
+            var (Tensor): (C,), what it divides by the root of, its eps
+                included.
+            share (float): See the class.
+        """
+        return dict(ref_mean=mean.float(), ref_var=var.float(),
+                    ref_share=torch.tensor(share, device=mean.device))
 
     def reset_parameters(self) -> None:
         """Set the initial values (also after building on ``meta``)."""
@@ -160,7 +173,7 @@ class FRN(nn.GroupNorm):
             if self.ref_mean is None:
                 self.add_reference(1.)
         elif self.ref_mean is not None and f'{prefix}weight' in state_dict:
-            neutral = self.neutral_reference(
+            neutral = self.fresh_statistics(
                 state_dict[f'{prefix}weight'].device)
             state_dict.update(
                 {f'{prefix}{key}': value for key, value in neutral.items()})

@@ -127,12 +127,13 @@ class NormSwitch:
                 'model.norm_cfg: SyncBN trains on GPUs in a process group, '
                 'and here is none; start with tools/dist_train.sh (or '
                 '--launcher), or choose FRN, GN or BN')
-        if plan.name == 'BRN' and any(
+        if plan.norm.batch and plan.norm.goes_on_from_bn and any(
                 isinstance(module, nn.SyncBatchNorm)
                 for module in self.modules()):
             raise ConfigError(
-                'model.norm_cfg: BRN was made SyncBN, which is another norm; '
-                'leave out sync_bn (convert_sync_batchnorm), or choose SyncBN')
+                f'model.norm_cfg: {plan.name} was made SyncBN, which is '
+                'another norm; leave out sync_bn (convert_sync_batchnorm), or '
+                'choose SyncBN')
 
     def init_weights(self) -> None:
         """As mmdet's; a checkpoint that is not there may not be needed."""

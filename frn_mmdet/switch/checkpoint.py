@@ -8,7 +8,6 @@ from mmengine.logging import print_log
 from torch import nn
 
 from ..errors import ConfigError
-from ..layers import FRN
 from .from_bn import convert, has_bn
 from .frozen import unfreeze_misfits
 from .marks import Marks, check_marks, mark
@@ -24,7 +23,7 @@ def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float],
 
     The detector itself sees by its own method; this is for its parts, into
     which ``init_cfg`` loads, and for all in them that has a norm.
-    FRN in a module with a checkpoint gets its reference statistics at once:
+    A norm in a module with a checkpoint gets its reference statistics at once:
     who copies or wraps the model before its weights are loaded (mmengine's
     EMA, DistributedDataParallel) shall find them.
 
@@ -41,7 +40,7 @@ def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float],
         checkpoint = pretrained_in(getattr(module, 'init_cfg', None))
         if checkpoint is not None and plan.converts:
             for _, norm in norms_of(module):
-                if type(norm) is FRN:
+                if hasattr(norm, 'add_reference'):
                     norm.add_reference(plan.share)
         is_part = path and (checkpoint is not None or '.' not in path)
         if is_part:

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import torch
 from mmcv.cnn.bricks.norm import build_norm_layer, infer_abbr
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import ConfigError
-from ..layers import FRN
 from ..layers.frn import EPS_L
 from .norm_places import BN, Place, places_of
 from .norms import NormPlan, part_of
@@ -77,7 +76,7 @@ def convert(module: nn.Module, state_dict: dict, prefix: str, at: str,
         if getattr(place.norm, 'ref_mean', None) is not None:
             state_dict.update({
                 f'{place.own}{key}': value for key, value
-                in place.norm.neutral_reference(device).items()})
+                in place.norm.fresh_statistics(device).items()})
     _start_thresholds(module, state_dict, prefix, device)
     return Conversion(*_say(found, of_no_map, fresh, plan))
 
@@ -214,38 +213,18 @@ def _replace(state_dict: dict, old: str, new: str, norm: nn.Module,
           for key in ('weight', 'bias', 'running_mean', 'running_var',
                       'num_batches_tracked') if f'{old}{key}' in state_dict}
     mean, var = bn['running_mean'], bn['running_var']
-    if not fits:
-        state = _without_statistics(norm, mean)
+    if fits:
+        state = norm.state_from_bn(
+            mean, var + eps, 0. if of_no_map and share is not None else share)
+    else:
+        state = norm.fresh_statistics(mean.device)
         if of_no_map:  # gamma and beta have them
             bn.clear()
-    elif isinstance(norm, FRN):
-        state = dict(
-            ref_mean=mean.float(),
-            ref_var=var.float() + eps,
-            ref_share=torch.tensor(0. if of_no_map else share,
-                                   device=mean.device))
-    else:
-        # The limits of r and d are for statistics that have to settle first.
-        state = dict(
-            running_mean=mean,
-            running_var=(var + (eps - norm.eps)).clamp(min=0),
-            num_batches_tracked=torch.tensor(
-                max(norm.r_steps, norm.d_steps), device=mean.device))
     # A BN may have been without gamma and beta; one of them alone is a loss.
     if not {'weight', 'bias'} & set(bn):
         bn.update(weight=torch.ones_like(mean), bias=torch.zeros_like(mean))
     state |= {key: bn[key] for key in ('weight', 'bias') if key in bn}
     state_dict.update({f'{new}{key}': value for key, value in state.items()})
-
-
-def _without_statistics(norm: nn.Module, mean: Tensor) -> dict[str, Tensor]:
-    """What starts a norm whose map the statistics are not of."""
-    if isinstance(norm, FRN):
-        return norm.neutral_reference(mean.device)
-    return dict(
-        running_mean=torch.zeros_like(mean),
-        running_var=torch.ones_like(mean),
-        num_batches_tracked=torch.tensor(0, device=mean.device))
 
 
 def _start_thresholds(module: nn.Module, state_dict: dict, prefix: str,

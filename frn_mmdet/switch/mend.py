@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from mmengine.model import PretrainedInit
+from torch import nn
 
 from .config import (
     class_of,
@@ -84,9 +85,8 @@ def _converted(key: str, part: dict, checkpoint: str, norm: str,
 
 
 def _start(plan: NormPlan) -> str:
-    if plan.name == 'BRN':
-        return 'BRN is BN in test mode'
-    return f'FRN starts from its statistics (from_bn={plan.from_bn:g})'
+    how = '' if plan.from_bn is None else f' (from_bn={plan.from_bn:g})'
+    return f'{plan.name} starts from its statistics{how}'
 
 
 def _or_bn(plan: NormPlan) -> str:
@@ -190,8 +190,9 @@ def _fits(zoo_norm: str, part: dict, plan: NormPlan) -> bool:
     if bool(zoo_ws) != _has_ws(part, plan):
         return False
     if norm == 'GN':
-        return plan.name == 'GN' and plan.norm_cfg['num_groups'] == 32
-    return plan.name in ('BN', 'SyncBN') or plan.converts
+        return plan.norm.layer is nn.GroupNorm and (
+            plan.norm_cfg['num_groups'] == 32)
+    return plan.norm.batch or plan.converts
 
 
 def _label(part: dict, plan: NormPlan) -> str:

@@ -43,8 +43,13 @@ class Norm(NamedTuple):
     batch: bool = False
     from_bn: float | None = None
 
+    @property
+    def goes_on_from_bn(self) -> bool:
+        """Whether the layer says how it starts from a BN's state."""
+        return hasattr(self.layer, 'state_from_bn')
 
-# A norm more is a row more.
+
+# A norm more is a layer and a row: nothing else asks for its name.
 NORMS = {
     'FRN': Norm(FRN, 'FRN', tlu=True, from_bn=FROM_BN),
     'BN': Norm(nn.BatchNorm2d, 'BN', batch=True),
@@ -101,7 +106,7 @@ class NormPlan:
         """Whether weights that were trained with BN are converted."""
         if self.scratch or self.ws:
             return False
-        return self.name == 'BRN' or self.from_bn is not None
+        return self.norm.goes_on_from_bn
 
     @property
     def share(self) -> float | None:
@@ -121,7 +126,7 @@ class NormPlan:
     @property
     def synced(self) -> bool:
         """Whether the GPUs of a process group share statistics."""
-        return self.name == 'SyncBN'
+        return self.norm.layer is SyncBatchNorm
 
 
 # Convolutions with standardized weights: ours, and that of stock configs.

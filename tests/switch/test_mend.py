@@ -42,7 +42,7 @@ def test_a_zoo_checkpoint_of_another_norm_goes(mended, norm):
 @pytest.mark.parametrize('norm, words', [
     ('FRN', 'FRN starts from its statistics (from_bn='),
     (dict(type='FRN', from_bn=0), 'from_bn=0'),
-    ('BRN', 'BRN is BN in test mode'),
+    ('BRN', 'BRN starts from its statistics'),
 ])
 def test_a_zoo_checkpoint_of_bn_stays_where_it_is_converted(
         mended, stock, norm, words):
