@@ -3,7 +3,9 @@
 import copy
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 
 import torch.distributed as dist
 from mmengine.device import get_device
@@ -27,7 +29,8 @@ from ..switch.sites import channels_of, norms_of
 class NormSwitch:
     """Give a detector, or a classifier, one ``norm_cfg`` for all its norms.
 
-    Put it before the detector's class::
+    Put it before the detector's class, which has to be complete when its
+    ``__init__`` returns::
 
         @MODELS.register_module()
         class MyDetector(NormSwitch, TheClassThatItWas):
@@ -52,11 +55,23 @@ class NormSwitch:
 
     Raises:
         ConfigError: If ``norm_cfg`` is neither a string nor a dict, if the
-            norm, one of its arguments or its groups do not fit, or if an
-            activation behind a norm cannot become a TLU.
+            norm, one of its arguments or its groups do not fit, if an
+            activation behind a norm cannot become a TLU, or if there is no
+            norm to switch, or one that a subclass has built later.
     """
 
     types_of = 'mmdet'
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        first = next(base for base in cls.__mro__[1:] if issubclass(
+            base, (NormSwitch, nn.Module)))
+        if not issubclass(first, NormSwitch):
+            raise TypeError(
+                f'class {cls.__name__}: put NormSwitch in front of '
+                f'{first.__name__}, which would leave no norm_cfg to it')
+        if '__init__' in vars(cls):
+            cls.__init__ = _then_checked(cls.__init__)
 
     def __init__(self,
                  norm_cfg: str | dict | None = None,
@@ -82,11 +97,14 @@ class NormSwitch:
             raise ConfigError(
                 f'model.norm_cfg.num_groups: {error}; num_groups={groups} '
                 'divides the channels of every layer') from error
+        if not _kinds(self, plan) and _has_own_init(type(self)):
+            raise _too_late(type(self), 'its norms')
         outcome = self.switch_outcome = apply_plan(self, plan)
         self._bn_eps |= outcome.bn_eps
         self._marks = marks_of(outcome.sites, plan)
         watch(self, plan, self._bn_eps, self._marks)
         self._norm_plan = plan
+        self._switched = _kinds(self, plan)
         print_log(describe_switch(plan, outcome, mended), logger='current')
         if outcome.stayed:
             print_log(describe_stayed(plan, outcome.stayed), 'current',
@@ -103,6 +121,18 @@ class NormSwitch:
             channels_of(norm) for path, norm in norms_of(self)
             if type(norm) is plan.norm.layer and part_of(path) in plan.parts))
         return divisor(channels, plan.norm_cfg['num_groups'])
+
+    def _check_nothing_new(self) -> None:
+        """Refuse norms that a subclass has built after ``__init__`` here."""
+        if '_norm_plan' not in vars(self):
+            raise TypeError(
+                f'class {type(self).__name__}: __init__ must call '
+                'super().__init__(), which is how norm_cfg reaches it')
+        if self._norm_plan is None:
+            return
+        for path, kind in _kinds(self, self._norm_plan).items():
+            if kind is not self._switched.get(path):
+                raise _too_late(type(self), path)
 
     def train(self, mode: bool = True) -> 'NormSwitch':
         """As ``nn.Module.train``, but with the norm that was asked for.
@@ -168,3 +198,34 @@ class NormSwitch:
             self._missing = []
         super()._load_from_state_dict(state_dict, prefix, local_metadata,
                                       *args, **kwargs)
+
+
+def _kinds(model: nn.Module, plan: NormPlan) -> dict[str, type]:
+    """The class of each norm in the plan's parts, by path."""
+    return {path: type(norm) for path, norm in norms_of(model)
+            if part_of(path) in plan.parts}
+
+
+def _then_checked(init: Callable) -> Callable:
+    """An ``__init__`` that leaves no norm behind that norm_cfg missed."""
+
+    @wraps(init)
+    def __init__(self, *args, **kwargs) -> None:
+        init(self, *args, **kwargs)
+        self._check_nothing_new()
+
+    return __init__
+
+
+def _has_own_init(cls: type) -> bool:
+    """Whether a subclass goes on after ``NormSwitch.__init__``."""
+    subclasses = cls.__mro__[:cls.__mro__.index(NormSwitch)]
+    return any('__init__' in vars(subclass) for subclass in subclasses)
+
+
+def _too_late(cls: type, what: str) -> ConfigError:
+    name = cls.__name__
+    return ConfigError(
+        f'model.norm_cfg: {name} builds {what} after super().__init__(), '
+        'where norm_cfg does not reach; take NormSwitch out of its bases and '
+        f'write class Switched{name}(NormSwitch, {name}): pass')

@@ -63,7 +63,8 @@ def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
     Raises:
         ConfigError: If a norm of the plan is over something else than a map,
             or is called as another norm is, or if an activation on one
-            cannot become a TLU. The model is then as it was.
+            cannot become a TLU, or if there is no norm to switch. The model
+            is then as it was.
     """
     outcome = Outcome()
     flow = flow_of(model)
@@ -73,10 +74,18 @@ def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
            if type(norm) is plan.norm.layer}
     _check_maps(model, own, flow, plan)
     new = _replacements(norms, own, flow, plan, outcome)
+    if not (own or new or outcome.stayed):
+        raise ConfigError(
+            f'model.norm_cfg: {type(model).__name__} has no norm over a map '
+            f'in {", ".join(plan.parts)} that could become {plan.name}')
     sites = []
     if plan.tlu and (own or new):
         _check_seen(own, flow, plan)
         training = flow_of(model, training=True)
+        _check_known(own, training, plan)
+        for path in new.keys() & training.unknown.keys():
+            del new[path]
+            outcome.stayed[path] = training.unknown[path]
         flow.used |= training.used
         sites = _plan_or_leave(model, plan, flow, training, own, new, outcome)
     if plan.ws:
@@ -129,6 +138,7 @@ def _wrong_call(seen: Seen, norm: nn.Module) -> str | None:
 
 def _check_seen(own: set[str], flow: Flow, plan: NormPlan) -> None:
     """Refuse to guess what follows a norm, where not everything has run."""
+    _check_known(own, flow, plan)
     unseen = sorted(own - flow.norms.keys() | own & flow.escaped)
     if own and flow.failures and not unseen:
         unseen = sorted(own)
@@ -139,6 +149,13 @@ def _check_seen(own: set[str], flow: Flow, plan: NormPlan) -> None:
             f'the detector was tried on a small image{reason}, so nobody '
             f'knows what activation follows {plan.name}; '
             f'{way_out(unseen[:1])}')
+
+
+def _check_known(own: set[str], flow: Flow, plan: NormPlan) -> None:
+    for path in sorted(own & flow.unknown.keys()):
+        raise ConfigError(
+            f'{path}: {flow.unknown[path]}, so nobody knows what activation '
+            f'follows {plan.name}; {way_out([path])}')
 
 
 def _replacements(norms: dict, own: set[str], flow: Flow, plan: NormPlan,
@@ -157,6 +174,8 @@ def _replacements(norms: dict, own: set[str], flow: Flow, plan: NormPlan,
         elif seen is None or path in flow.escaped | flow.apart:
             outcome.stayed[path] = 'it did not run on a small image' + ''.join(
                 f' ({failure})' for failure in flow.failures[:1])
+        elif path in flow.unknown and plan.tlu:
+            outcome.stayed[path] = flow.unknown[path]
         elif _is_flat(seen.shape) and _loses_one_element(plan):
             outcome.stayed[path] = 'its maps are 1x1' + (
                 ', for which FRN has learnable_eps=True'
@@ -189,7 +208,7 @@ def _plan_or_leave(model: nn.Module, plan: NormPlan, flow: Flow,
     while True:
         try:
             sites = plan_tlus(model, plan, flow, own | new.keys())
-            check_training(plan, sites, training, own | new.keys())
+            check_training(model, plan, sites, training, own | new.keys())
             return sites
         except Unplaceable as error:
             loose = error.norms & new.keys()

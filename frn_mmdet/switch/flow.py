@@ -7,9 +7,13 @@ operations hand the mark on until one mixes channels (a convolution, a matrix
 product) or normalises again; and an operation that is an activation leaves
 an :class:`Act`.
 
+Where an operation is not known, or a number is taken out of a map, nobody
+knows what follows, and that is noted.
+
 Not seen: what the run does not reach (a branch on the size of the batch),
-what leaves PyTorch (NumPy, another thread), and a map written into a buffer
-by way of a view that is older than it.
+what leaves PyTorch (NumPy, another thread, an operation of a library that
+PyTorch does not call itself), and a map written into a buffer by way of a
+view that is older than it.
 """
 
 import random
@@ -23,6 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
     _disable_current_modes,
@@ -30,60 +35,24 @@ from torch.utils._python_dispatch import (
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..layers import TLU
+from .light_copy import NoProducts, Zeros, light_copy
 from .norms import is_norm
+from .operations import (
+    CLIPS,
+    GATES,
+    KNOWN,
+    NEW_VALUES,
+    NO_VALUES,
+    NUMBERS,
+    OTHER_ACTIVATIONS,
+    PRODUCTS,
+    SAME_VALUES,
+    SUMS,
+    name_of,
+)
 
-# ATen operations, without the underscore of those in place.
-# These give what they are given, if in another shape or a part of it.
-SAME_VALUES = {
-    '_reshape_alias', '_to_copy', '_unsafe_view', 'alias', 'as_strided',
-    'clone', 'contiguous', 'detach', 'expand', 'lift_fresh', 'permute',
-    'reshape', 'select', 'slice', 'split', 'split_with_sizes', 'squeeze', 't',
-    'transpose', 'unbind', 'unsafe_split', 'unsqueeze', 'view'
-}
-# These look at the shape only.
-NO_VALUES = {
-    'empty_like', 'full_like', 'new_empty', 'new_empty_strided', 'new_full',
-    'new_ones', 'new_zeros', 'ones_like', 'rand_like', 'randn_like',
-    'zeros_like'
-}
-# Behind these stands something new. A norm is among them as a function; as a
-# module it gets a mark of its own.
-NEW_VALUES = {
-    '_convolution', '_log_softmax', '_native_batch_norm_legit',
-    '_native_batch_norm_legit_no_training', '_softmax', 'addbmm', 'addmm',
-    'addmv', 'baddbmm', 'batch_norm', 'bmm', 'convolution', 'dot',
-    'embedding', 'frn', 'linalg_vector_norm', 'linear', 'mkldnn_convolution',
-    'mm', 'mv', 'native_batch_norm', 'native_group_norm', 'native_layer_norm',
-    'norm', '_scaled_dot_product_flash_attention_for_cpu', 'std', 'var',
-    'var_mean'
-}
-# Convolutions and products, and what a map of sums of theirs is made by.
-PRODUCTS = {
-    '_convolution', 'addbmm', 'addmm', 'baddbmm', 'bmm', 'convolution',
-    'linear', 'mkldnn_convolution', 'mm'
-}
-SUMS = {
-    '_adaptive_avg_pool2d', 'add', 'avg_pool2d', 'cat', 'constant_pad_nd',
-    'div', 'max_pool2d_with_indices', 'mean', 'stack', 'sub', 'sum',
-    'upsample_bilinear2d', 'upsample_nearest2d'
-}
-# These are 0, or near it, for whatever is below a number. A TLU in front of
-# one is of no use, so none may be left behind a TLU, either.
-CLIPS = {
-    '_prelu_kernel', 'celu', 'clamp', 'clamp_min', 'elu', 'fmax', 'gelu',
-    'hardswish', 'hardtanh', 'leaky_relu', 'maximum', 'mish', 'relu',
-    'rrelu_with_noise', 'selu', 'silu', 'softplus', 'threshold'
-}
-# Comparisons, signs and absolute values make a ReLU by hand: x * (x > 0).
-OTHER_ACTIVATIONS = {
-    'abs', 'bucketize', 'clamp_max', 'copysign', 'erf', 'erfc', 'exp',
-    'expm1', 'fmin', 'ge', 'glu', 'gt', 'hardshrink', 'hardsigmoid',
-    'heaviside', 'hypot', 'le', 'log_sigmoid_forward', 'logaddexp',
-    'logaddexp2', 'lt', 'minimum', 'sgn', 'sigmoid', 'sign', 'signbit',
-    'softshrink', 'tanh'
-}
-# Of a map they are its activation; of the mean of one, a gate.
-GATES = {'hardsigmoid', 'sigmoid', 'tanh'}
+# Whose functions with a backward of their own are operations, not modules.
+OPERATIONS = ('frn_mmdet.', 'mmcv.', 'torchvision.')
 
 
 class Mark(NamedTuple):
@@ -185,6 +154,8 @@ class Flow:
         escaped (set[str]): Norms whose output left a part that ran on its
             own, or whose class has a ``forward`` of its own: what acts on it
             there is not known.
+        unknown (dict[str, str]): Norms of which it is not known what acts on
+            their output, though that was seen: why.
         apart (set[str]): Norms that ran in a part on its own only, on a map
             that was made up.
         taken (dict[str, set]): What a module took as its input, by its path:
@@ -200,6 +171,7 @@ class Flow:
     acts: list = field(default_factory=list)
     used: set = field(default_factory=set)
     escaped: set = field(default_factory=set)
+    unknown: dict = field(default_factory=dict)
     apart: set = field(default_factory=set)
     taken: dict = field(default_factory=lambda: defaultdict(set))
     returned: dict = field(default_factory=lambda: defaultdict(list))
@@ -212,29 +184,37 @@ def watch_flow(model: nn.Module,
                training: bool = False) -> Flow:
     """Run a model once and see what acts on the output of its norms.
 
-    Nothing of the model changes, statistics and random numbers included.
+    A copy runs, see :mod:`.light_copy`, so that nothing of the model changes;
+    nor do random numbers.
 
     Args:
         model (nn.Module): Any; its parameters need not be initialised.
-        run (callable): Calls the model, or parts of it, and returns pairs:
+        run (callable): Calls the copy, or parts of it, and returns pairs:
             what came out, and whether of the whole model. It may look at the
-            flow so far and adds to its ``failures``. There are no gradients.
+            flow so far and adds to its ``failures``.
         training (bool): Whether in training mode, but for dropout, which
-            would be seen as an operation. Defaults to False.
+            would be seen as an operation, and with gradients; else without.
+            Defaults to False.
 
     Returns:
         Flow: What was seen.
     """
-    watcher = _Watcher()
+    model, zeros = light_copy(model)
+    watcher = _Watcher(type(model).__name__, zeros)
     with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.set_grad_enabled(training))
         stack.enter_context(_own_random_numbers(model))
         stack.enter_context(in_mode(model, training))
+        stack.enter_context(watcher.light_graph())
         for path, module in model.named_modules():
-            stack.enter_context(watcher.hooks(path, module))
+            watcher.follow(path, module)
+        stack.enter_context(NoProducts(zeros))
         stack.enter_context(watcher)
-        for output, whole in run(model, watcher.flow):
+        runs = run(model, watcher.flow)
+        for output, whole in runs:
             watcher.end(output, whole)
+        if training:
+            watcher.run_again(model, runs)
     return watcher.flow
 
 
@@ -268,23 +248,23 @@ class _Watcher(TorchDispatchMode):
     statistics to be changed, and takes any shape.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, zeros: Zeros) -> None:
         super().__init__()
+        self.name = name
+        self.zeros = zeros
         self.flow = Flow()
         self.marks = WeakIdKeyDictionary()
         self.made_by = WeakIdKeyDictionary()
         self.convs = WeakIdKeyDictionary()
         self.calls: list[Call] = []
         self.time = 0
+        self.in_backward = False
 
-    @contextmanager
-    def hooks(self, path: str, module: nn.Module) -> Iterator[None]:
+    def follow(self, path: str, module: nn.Module) -> None:
         """Follow the calls of a module; stand in for it, if it is a norm."""
         if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
-            yield
             return
         is_plain = is_plain_norm(module)
-        patched = 'forward' in vars(module)
 
         def enter(module, args, kwargs):
             self.time += 1
@@ -309,31 +289,24 @@ class _Watcher(TorchDispatchMode):
         def normalise(*args, **kwargs):
             return F.group_norm(next(iter((*args, *kwargs.values()))), 1)
 
-        handles = [
-            module.register_forward_pre_hook(enter, with_kwargs=True),
-            # A norm's own hooks may act on its output.
-            module.register_forward_hook(mark, prepend=True),
-            module.register_forward_hook(leave, always_call=True)
-        ]
-        stands_in = normalise if is_plain else (
-            self._act_as_tlu if isinstance(module, TLU) else None)
-        if stands_in and not patched:
-            module.forward = stands_in
-        try:
-            yield
-        finally:
-            if stands_in and not patched:
-                del module.forward
-            for handle in handles:
-                handle.remove()
+        module.register_forward_pre_hook(enter, with_kwargs=True)
+        # A norm's own hooks may act on its output.
+        module.register_forward_hook(mark, prepend=True)
+        module.register_forward_hook(leave, always_call=True)
+        if is_plain:
+            module.forward = normalise
+        elif isinstance(module, TLU) and 'forward' not in vars(module):
+            module.forward = self._act_as_tlu
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         given = [(x, self.marks[x]) for x in tensors_in((args, kwargs))
                  if x in self.marks]
         output = func(*args, **kwargs)
-        name = func._schema.name.partition('::')[2].removesuffix(
-            '_').removeprefix('_foreach_')
+        name = name_of(func)
+        if self.in_backward and not torch.is_grad_enabled() and (
+                name not in SAME_VALUES):
+            return output  # it makes gradients
         if given:
             self._passed(name, args, given, output)
         elif name == 'relu':  # a module that acts on norms, too, perhaps
@@ -372,14 +345,15 @@ class _Watcher(TorchDispatchMode):
             frozenset().union(*(m.done for m in marks)),
             pure=len(given) == 1 and marks[0].pure,
             dim=dims.pop() if len(dims) == 1 else None)
-        if self._acts(name, args, given[0][0], mark):
+        if self._acts(name, args, given[0][0], mark, output):
             self._acted(name, mark, given[0][0], output, self.calls[-1:])
             return
         if name not in SAME_VALUES:
             self._use(marks)
             mark = mark._replace(pure=False)
+            self._note_unknown(name, mark, output)
         for x in tensors_in(output):
-            if name in NEW_VALUES or not x.is_floating_point():
+            if name in NEW_VALUES or not (_is_map(x) or _is_number(x)):
                 self.marks.pop(x, None)
                 continue
             self.marks[x] = mark = mark._replace(
@@ -396,7 +370,22 @@ class _Watcher(TorchDispatchMode):
     def _use(self, marks: list[Mark]) -> None:
         self.flow.used.update(*(m.norms for m in marks if m.pure))
 
-    def _acts(self, name: str, args: tuple, x: Tensor, mark: Mark) -> bool:
+    def _note_unknown(self, name: str, mark: Mark, output: Any) -> None:
+        """Where nobody can say what becomes of the norms in a mark."""
+        if name in NUMBERS:
+            what = 'takes a number out of what it gives, to branch on perhaps'
+        elif name not in KNOWN and any(True for _ in tensors_in(output)):
+            what = f'hands what it gives to {name}, an unknown operation'
+        else:
+            return
+        where = self.calls[-1].path if self.calls else ''
+        for norm in mark.norms:
+            self.flow.unknown.setdefault(norm, f'{where or self.name} {what}')
+
+    def _acts(self, name: str, args: tuple, x: Tensor, mark: Mark,
+              output: Any) -> bool:
+        if _is_number(output):
+            return False  # what it decides is another matter
         if mark.norms:
             is_gate = (name in GATES and x.dim() > 2
                        and x.shape[2:].numel() == 1)
@@ -416,7 +405,7 @@ class _Watcher(TorchDispatchMode):
         if output is x and x._base is not None:
             act.in_place = True  # of part of something
         for y in tensors_in(output):
-            if y.is_floating_point():
+            if _is_map(y):
                 self.marks[y] = Mark(frozenset(), mark.norms | mark.done,
                                      mark.pure, mark.dim, act)
 
@@ -480,7 +469,7 @@ class _Watcher(TorchDispatchMode):
         if act is None or output is not call.first or act.time != call.time:
             return output
         with _disable_current_modes():
-            renamed = output.detach()
+            renamed = output.clone()
         self.marks[renamed] = self.marks[output]
         self.marks[output] = self.marks[output]._replace(old=True)
         return renamed
@@ -491,6 +480,80 @@ class _Watcher(TorchDispatchMode):
         self._use(marks)
         if not whole:
             self.flow.escaped.update(*(mark.norms for mark in marks))
+
+    @contextmanager
+    def light_graph(self) -> Iterator[None]:
+        """Keep the shapes, not the values, of what is kept for backward."""
+
+        def pack(x):
+            if x in self.zeros or x.layout is not torch.strided:
+                return x, None
+            return (x.shape, x.dtype, x.device), self.marks.get(x)
+
+        def unpack(kept):
+            x, mark = kept
+            if not isinstance(x, Tensor):
+                shape, dtype, device = x
+                x = torch.zeros(shape, dtype=dtype, device=device)
+            if mark is not None:
+                self.marks[x] = mark
+            return x
+
+        with saved_tensors_hooks(pack, unpack):
+            yield
+
+    def run_again(self, model: nn.Module, runs: list) -> None:
+        """Go backward, if that may run modules a second time.
+
+        A re-entrant checkpoint does: first without gradients, then with.
+        """
+        outputs = [x for x in tensors_in(runs) if x.requires_grad]
+        if not _may_run_modules(outputs):
+            return
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(_forget)
+        self.in_backward = True
+        try:
+            torch.autograd.backward(
+                outputs, [torch.zeros_like(x) for x in outputs])
+        except Exception as error:  # any: it is a model's own code
+            self.flow.failures.append(failure('backward', error))
+        finally:
+            self.in_backward = False
+
+
+def _may_run_modules(outputs: list[Tensor]) -> bool:
+    """Whether a backward in Python is on the way from some outputs."""
+    seen, waiting = set(), [x.grad_fn for x in outputs]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        function = getattr(node, '_forward_cls', None)
+        if function and not function.__module__.startswith(OPERATIONS):
+            return True
+        waiting += [other for other, _ in node.next_functions]
+    return False
+
+
+def failure(what: str, error: Exception) -> str:
+    """Say what did not run, and why, in a line."""
+    text = str(error).partition('\n')[0]
+    return f'{what}: {type(error).__name__}: {text}'
+
+
+def _forget(parameter: nn.Parameter) -> None:
+    parameter.grad = None
+
+
+def _is_map(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.numel() == 1
 
 
 def _has_filters(module: nn.Module) -> bool:
@@ -517,11 +580,9 @@ def _follow_channels(name: str, args: tuple, x: Tensor, y: Tensor,
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     """As ``train(training)``, but for what a class makes of that.
 
-    A backbone freezes its stages in it, say. Buffers are as before in the
-    end.
+    A backbone freezes its stages in it, say.
     """
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     for module, _ in modes:
         module.training = training and not isinstance(
             module, nn.modules.dropout._DropoutNd)
@@ -530,8 +591,6 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-        for buffer, before in buffers:
-            buffer.copy_(before)
 
 
 @contextmanager
@@ -539,7 +598,9 @@ def _own_random_numbers(model: nn.Module) -> Iterator[None]:
     states = random.getstate(), np.random.get_state()
     gpus = sorted({p.device.index for p in model.parameters()
                    if p.device.type == 'cuda'})
-    with torch.random.fork_rng(gpus):
-        yield
-    random.setstate(states[0])
-    np.random.set_state(states[1])
+    try:
+        with torch.random.fork_rng(gpus):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

@@ -68,7 +68,7 @@ def sites_of(model: nn.Module, flow: Flow) -> list[NormSite]:
         found[path] = seen.time, NormSite(
             path, norm_name(norms[path]),
             act_name(model, acts[path]) if path in acts else
-            UNKNOWN if path in flow.escaped else None,
+            UNKNOWN if path in flow.escaped | flow.unknown.keys() else None,
             channels_of(norms[path]),
             bool(seen.convs) and all(
                 is_standardized(model.get_submodule(conv))
@@ -106,6 +106,11 @@ def site_key(act: Act) -> frozenset:
     owner = owner_of(act.module)
     own = {path for path in act.mark.norms if path.startswith(f'{owner}.')}
     return frozenset(own) or act.mark.norms
+
+
+def label(model: nn.Module, path: str) -> str:
+    """The path of a module, or the model's class, for a message."""
+    return path or type(model).__name__
 
 
 def owner_of(path: str) -> str:

@@ -1,6 +1,6 @@
 """Run a model once, on inputs as small as its strides allow."""
 
-import copy
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,28 +11,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .flow import Flow, in_mode, watch_flow
-from .norms import is_norm
+from .flow import Flow, failure, in_mode, watch_flow
+from .norms import STANDARDIZED, is_norm
 
 # Height and width of the image, in pixels: at a stride of 128 a row of two
-# elements is left, so that a map of 1x1 is one that was pooled. The second is
-# for what cannot do with that.
-SIZES = ((128, 256), (512, 512))
+# elements is left, so that a map of 1x1 is one that was pooled. The others
+# are for what cannot do with that: kernels that are larger than the last
+# map, and modules that are made for images of one size.
+SIZES = ((128, 256), (512, 512), (1024, 1024), (640, 640), (800, 800),
+         (256, 256), (320, 320), (416, 416))
 # A classifier is made for images of one size, which nothing in it says.
 CLASSIFIER_SIZES = ((224, 224), (299, 299), (384, 384))
-MAP = (64, 64)  # the first map that a module on its own is given
+# Of the first map that a module on its own is given.
+MAPS = ((64, 64), (128, 128), (256, 256))
 LEVELS = 5  # of a pyramid, where nothing says how many
-BOXES = 2  # for the heads that look at boxes
+BOXES = 2  # for the heads that look at boxes; each another one
+# How PyTorch, and whoever checks, says that a size does not fit.
+SIZE_ERRORS = (AssertionError, IndexError, RuntimeError, ValueError)
 
 
 def flow_of(model: nn.Module, training: bool = False) -> Flow:
     """Watch a small run of a detector, or of any other module.
 
-    A detector gets one image with two boxes, a classifier one with a label;
-    in training they compute their losses. Anything else gets a map, or one
-    for each level, of the channels that its ``in_channels`` or its first
-    layer asks for. What cannot run is noted in ``failures``, and its parts
-    run on their own.
+    A detector gets one image with two boxes, a classifier one with a label.
+    They compute what their heads give (mode 'tensor') or, where that does not
+    run, what users run: predictions, losses; in training the losses first.
+    Anything else gets a map, or one for each level, of the channels that its
+    ``in_channels`` or its first layer asks for. What cannot run is noted in
+    ``failures``, and its parts run on their own.
 
     Args:
         model (nn.Module): Its parameters may be on the meta device. What
@@ -42,58 +48,38 @@ def flow_of(model: nn.Module, training: bool = False) -> Flow:
     Returns:
         Flow: What was seen.
     """
-    model = _copy(model)
-    with torch.device(next(model.parameters(), torch.empty(0)).device), (
-            _without_gpu(model)):
-        return watch_flow(model, _run_training if training else _run,
-                          training)
+
+    def run(model: nn.Module, flow: Flow) -> list[tuple[Any, bool]]:
+        _convolve_plainly(model)
+        _do_without_gpu(model)
+        with torch.device(_like(model).device):
+            if hasattr(model, 'extract_feat'):
+                return _run_detector(model, flow, training)
+            return _run_module(model, '', flow)
+
+    return watch_flow(model, run, training)
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    """A copy of zeros, since any weights would do if they make sense.
-
-    Those of a model that has just been built may not: Sparse R-CNN's boxes
-    would have negative sizes.
-    """
-    if any(p.is_meta for p in model.parameters()):
-        return _on_cpu(model)
-    try:
-        return copy.deepcopy(model, {
-            id(p): nn.Parameter(torch.zeros_like(p), p.requires_grad)
-            for p in model.parameters()})
-    except Exception:  # any: an attribute of a module is code of a user's
-        return model
-
-
-def _on_cpu(model: nn.Module) -> nn.Module:
-    """The same of a model on the meta device, its buffers too."""
-    model = copy.deepcopy(model).to_empty(device='cpu')
-    for value in (*model.parameters(), *model.buffers()):
-        value.data.zero_()
-    for module in model.modules():
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor) and value.is_meta:
-                setattr(module, name, torch.zeros_like(value, device='cpu'))
-    return model
-
-
-def _run(model: nn.Module, flow: Flow) -> list[tuple[Any, bool]]:
-    if not hasattr(model, 'extract_feat'):
-        return _run_module(model, '', flow)
-    for size in _sizes(model):
-        output = _try(flow, type(model).__name__, _run_whole, model, size)
-        if output is not None:
-            flow.failures.clear()
-            break
+def _run_detector(model: nn.Module, flow: Flow,
+                  training: bool) -> list[tuple[Any, bool]]:
+    """Run the whole, in the first way that runs; then what has not run."""
+    ways = [_maps, _predictions, _losses]
+    if training:
+        ways = [_losses, _maps, _predictions]
+    way, image, output = _first_that_runs(model, flow, ways)
     runs = [(output, True)]
+    if training and way is _losses:
+        return runs
+    if not training and way is _maps and _unseen(model, flow):
+        output, _ = _try(_predictions, model, image)
+        runs.append((output, True))
     if _is_classifier(model) and _unseen(model, flow):
         with in_mode(model, training=True):  # InceptionV3's auxiliary head
-            _run_losses(model, flow)
+            _first_that_runs(model, flow, [_losses])
     names = [name for name, child in model.named_children()
-             if output is None or _unseen(child, flow)]
+             if way is None or _unseen(child, flow)]
     if names:  # what runs in training only, or not in this way
-        feats = _try(flow, 'extract_feat', model.extract_feat,
-                     _image(model, size))
+        _, _, feats = _first_that_runs(model, flow, [_features], image)
         failures = len(flow.failures)
         for name in names:
             runs += _run_module(model.get_submodule(name), name, flow, feats,
@@ -103,31 +89,46 @@ def _run(model: nn.Module, flow: Flow) -> list[tuple[Any, bool]]:
     return runs
 
 
-def _run_training(model: nn.Module, flow: Flow) -> list[tuple[Any, bool]]:
-    """The losses, if boxes, masks and labels are enough for them."""
-    if hasattr(model, 'extract_feat') and _run_losses(model, flow):
-        return []
-    return _run(model, flow)
+def _first_that_runs(
+        model: nn.Module, flow: Flow, ways: list[Callable],
+        image: Tensor | None = None
+) -> tuple[Callable | None, Tensor | None, Any]:
+    """Find a way to run a detector, and an image for it.
+
+    Of what fails, what ran before has been seen all the same.
+
+    Returns:
+        tuple: The way, the image, and what came out; each None if none runs.
+    """
+    failed = {}
+    for images in _images(model) if image is None else [[image]]:
+        said = defaultdict(str)
+        may_be_size = False
+        for image in images:
+            for way in ways:
+                output, error = _try(way, model, image)
+                if error is None:
+                    return way, image, output
+                may_be_size |= isinstance(error, SIZE_ERRORS)
+                said[way] += str(error)
+                failed.setdefault(way, failure(type(model).__name__, error))
+        if not may_be_size:
+            break
+        # Two that say the same fail in the same place.
+        ways = list({said[way]: way for way in ways[::-1]}.values())[::-1]
+    flow.failures += [failed.get(_predictions, next(iter(failed.values())))]
+    return None, None, None
 
 
-def _run_losses(model: nn.Module, flow: Flow) -> bool:
-    sizes = _sizes(model) if _is_classifier(model) else SIZES[:1]
-    for size in sizes:
-        if _try(flow, type(model).__name__, _losses, model,
-                size) is not None:
-            flow.failures.clear()
-            return True
-    return False
-
-
-def _try(flow: Flow, what: str, run: Callable, *args) -> Any:
-    """Run it; of what fails, what ran before has been seen all the same."""
+def _try(run: Callable, *args) -> tuple[Any, Exception | None]:
+    """What it gives, or why it gives nothing."""
     try:
-        return run(*args)
+        output = run(*args)
     except Exception as error:  # any: it is a model's own code
-        text = str(error).partition('\n')[0]
-        flow.failures.append(f'{what}: {type(error).__name__}: {text}')
-        return None
+        return None, error
+    if output is None:
+        return None, TypeError('it gives nothing')
+    return output, None
 
 
 def _unseen(module: nn.Module, flow: Flow) -> bool:
@@ -141,13 +142,12 @@ def _is_classifier(model: nn.Module) -> bool:
                for cls in type(model).__mro__)
 
 
-def _sizes(model: nn.Module) -> tuple:
-    return CLASSIFIER_SIZES if _is_classifier(model) else SIZES
+def _features(model: nn.Module, image: Tensor) -> Any:
+    return model.extract_feat(image)
 
 
-def _run_whole(model: nn.Module, size: tuple) -> Any:
-    image = _image(model, size)
-    samples = [_sample(model, size)]
+def _maps(model: nn.Module, image: Tensor) -> Any:
+    samples = [_sample(model, image)]
     if not hasattr(model, 'roi_head'):
         return model(image, samples, mode='tensor')
     # As its _forward(), but with few boxes: a thousand take seconds.
@@ -156,18 +156,21 @@ def _run_whole(model: nn.Module, size: tuple) -> Any:
         feats, _proposals(model, feats, samples), samples)
 
 
+def _predictions(model: nn.Module, image: Tensor) -> Any:
+    return model(image, [_sample(model, image)], mode='predict')
+
+
+def _losses(model: nn.Module, image: Tensor) -> Any:
+    with _few_boxes(model):
+        return model(image, [_sample(model, image)], mode='loss')
+
+
 def _proposals(model: nn.Module, feats: Any, samples: list) -> list:
     """Boxes, with whatever the detector's first stage gives to them."""
     if getattr(model, 'rpn_head', None) is None:
         return [samples[0].proposals]
     return [boxes[:BOXES] for boxes in model.rpn_head.predict(
         feats, samples, rescale=False)]
-
-
-def _losses(model: nn.Module, size: tuple) -> Any:
-    with _few_boxes(model):
-        return model(_image(model, size), [_sample(model, size)],
-                     mode='loss')
 
 
 @contextmanager
@@ -188,16 +191,25 @@ def _few_boxes(model: nn.Module) -> Iterator[None]:
             sampler.num = number
 
 
-def _image(model: nn.Module, size: tuple) -> Tensor:
+def _images(model: nn.Module) -> Iterator[Iterator[Tensor]]:
+    """For each size one of each number of channels that the model may take."""
     mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
-    return _map(3 if mean is None else len(mean), size, model)
+    given = [_channels(getattr(model, 'backbone', model)),
+             3 if mean is None else len(mean)]
+    for size in CLASSIFIER_SIZES if _is_classifier(model) else SIZES:
+        yield (_map(channels, size, model)
+               for channels in dict.fromkeys(given) if channels)
 
 
 def _map(channels: int, size: tuple, model: nn.Module,
          level: int = 0) -> Tensor:
-    like = next(model.parameters(), torch.empty(0))
     size = [side >> level for side in size]
-    return torch.randn(1, channels, *size).to(like.dtype)
+    return torch.randn(1, channels, *size).to(_like(model).dtype)
+
+
+def _like(model: nn.Module) -> Tensor:
+    """Something of a model's type and device."""
+    return next(model.parameters(), torch.empty(0))
 
 
 def _channels(module: nn.Module) -> int | None:
@@ -211,7 +223,8 @@ def _channels(module: nn.Module) -> int | None:
     return None
 
 
-def _sample(model: nn.Module, shape: tuple) -> Any:
+def _sample(model: nn.Module, image: Tensor) -> Any:
+    shape = height, width = tuple(image.shape[2:])
     # Here: this module is imported with the package, also without these.
     if _is_classifier(model):
         from mmpretrain.structures import DataSample
@@ -222,7 +235,8 @@ def _sample(model: nn.Module, shape: tuple) -> Any:
     sample = DetDataSample(metainfo=dict(
         img_id=0, img_shape=shape, ori_shape=shape, pad_shape=shape,
         batch_input_shape=shape, scale_factor=(1., 1.)))
-    boxes = torch.tensor([[0., 0., shape[1] / 2, shape[0] / 2]] * BOXES)
+    boxes = torch.tensor([[0., 0., width / 2, height / 2],
+                          [width / 4, height / 4, width, height]])
     sample.proposals = InstanceData(bboxes=boxes)
     sample.gt_instances = InstanceData(
         bboxes=boxes, labels=torch.zeros(BOXES, dtype=torch.long),
@@ -236,16 +250,19 @@ def _sample(model: nn.Module, shape: tuple) -> Any:
 def _run_module(module: nn.Module, path: str, flow: Flow, feats: Any = None,
                 whole: bool = True) -> list[tuple[Any, bool]]:
     """Run a module on the first input that it takes; else its children."""
-    runs, before, failures = [], set(flow.norms), list(flow.failures)
+    runs, before = [], set(flow.norms)
     has_forward = type(module).forward is not nn.Module.forward
     if has_forward:
-        for inputs in _guesses(module, feats):
-            output = _try(flow, path or type(module).__name__, module, inputs)
-            if output is not None:
+        errors = []
+        for inputs in _guesses(module, feats, errors):
+            output, error = _try(module, inputs)
+            if error is None:
                 runs.append((output, whole))
-                flow.failures[:] = failures
                 break
+            errors.append(error)
         else:  # what came before it failed may go anywhere
+            flow.failures += [failure(path or type(module).__name__, error)
+                              for error in errors]
             flow.escaped |= flow.norms.keys() - before - {
                 norm for act in flow.acts if act.mark and act.mark.pure
                 for norm in act.mark.norms}
@@ -258,23 +275,41 @@ def _run_module(module: nn.Module, path: str, flow: Flow, feats: Any = None,
     return runs
 
 
-def _guesses(module: nn.Module, feats: Any) -> Iterator[Any]:
-    """Inputs that a module may take, the likeliest first."""
+def _guesses(module: nn.Module, feats: Any,
+             errors: list[Exception]) -> Iterator[Any]:
+    """Inputs that a module may take, the likeliest first.
+
+    ``errors`` came of the guesses so far.
+    """
     if feats is not None:
         yield feats
     given = getattr(module, 'in_channels', None)
-    if isinstance(given, (list, tuple)):
-        yield tuple(_map(channels, MAP, module, i)
-                    for i, channels in enumerate(given))
     channels = given if isinstance(given, int) else _channels(module)
-    if channels is not None:
-        yield _map(channels, MAP, module)
-        yield tuple(_map(channels, MAP, module, i) for i in range(LEVELS))
+    for size in MAPS:
+        if isinstance(given, (list, tuple)):
+            yield tuple(_map(channels, size, module, i)
+                        for i, channels in enumerate(given))
+        if channels is not None:
+            yield _map(channels, size, module)
+            yield tuple(_map(channels, size, module, i)
+                        for i in range(LEVELS))
+        if not any(isinstance(error, SIZE_ERRORS) for error in errors):
+            break
 
 
-@contextmanager
-def _without_gpu(model: nn.Module) -> Iterator[None]:
-    """Let what mmcv can run on a GPU only give something of its shape.
+def _convolve_plainly(model: nn.Module) -> None:
+    """Let, in place, zeros that would be standardized stay zeros."""
+
+    def convolve(conv, x):
+        return nn.Conv2d._conv_forward(conv, x, conv.weight, conv.bias)
+
+    for module in model.modules():
+        if type(module) in STANDARDIZED:
+            module.forward = partial(convolve, module)
+
+
+def _do_without_gpu(model: nn.Module) -> None:
+    """Let, in place, what mmcv runs on a GPU only give something of its shape.
 
     And its own RoIAlign stand for torchvision's, which may not be there.
     """
@@ -286,7 +321,6 @@ def _without_gpu(model: nn.Module) -> Iterator[None]:
             ModulatedDeformRoIPoolPack,
         )
     except ImportError:  # mmcv-lite has no operations
-        yield
         return
 
     def enlarge(layer, x):
@@ -301,18 +335,8 @@ def _without_gpu(model: nn.Module) -> Iterator[None]:
 
     standins = {CARAFEPack: enlarge, MaskedConv2d: convolve,
                 DeformRoIPoolPack: pool, ModulatedDeformRoIPoolPack: pool}
-    changed = [module for module in model.modules()
-               if type(module) in standins]
-    poolers = [module for module in model.modules()
-               if getattr(module, 'use_torchvision', False)]
-    for module in changed:
-        module.forward = partial(standins[type(module)], module)
-    for module in poolers:
-        module.use_torchvision = False
-    try:
-        yield
-    finally:
-        for module in changed:
-            del module.forward
-        for module in poolers:
-            module.use_torchvision = True
+    for module in model.modules():
+        if type(module) in standins:
+            module.forward = partial(standins[type(module)], module)
+        if getattr(module, 'use_torchvision', False):
+            module.use_torchvision = False

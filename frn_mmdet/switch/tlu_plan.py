@@ -14,7 +14,7 @@ from torch import nn
 
 from .flow import Act, Flow
 from .norms import NormPlan, part_of
-from .sites import act_name, is_activation, owner_of, site_key
+from .sites import act_name, is_activation, label, owner_of, site_key
 
 # mmdet's FPNs call F.relu before their extra convolutions if told to.
 FLAG = 'relu_before_extra_convs'
@@ -81,15 +81,16 @@ def plan_tlus(model: nn.Module, plan: NormPlan, flow: Flow,
         acts = [act for act in flow.acts if act.module == path]
         _check_replaceable(model, plan, norms, ours, acts)
         sites += _sites_of_module(model, plan, flow, ours)
-    _check_hosts(sites, plan)
+    _check_hosts(model, sites, plan)
     return sites
 
 
-def check_training(plan: NormPlan, sites: list[Site], flow: Flow,
-                   norms: set[str]) -> None:
+def check_training(model: nn.Module, plan: NormPlan, sites: list[Site],
+                   flow: Flow, norms: set[str]) -> None:
     """Refuse what acts otherwise in training.
 
     Args:
+        model (nn.Module): A detector. It is not changed.
         plan (NormPlan): What ``model.norm_cfg`` asks for.
         sites (list[Site]): Of :func:`plan_tlus`, from a run in test mode.
         flow (Flow): Of a run in training mode.
@@ -113,7 +114,8 @@ def check_training(plan: NormPlan, sites: list[Site], flow: Flow,
             behind = behind or next(
                 site.norms for site in sites if site.module == act.module)
             raise Unplaceable(
-                f'{act.module}: does not act on {min(behind)} ({plan.name}) '
+                f'{label(model, act.module)}: does not act on '
+                f'{min(behind)} ({plan.name}) '
                 'in training as it does in test, so no TLU can be placed; '
                 f'{way_out(behind)}', frozenset(behind))
 
@@ -142,7 +144,8 @@ def _sites_of_module(model: nn.Module, plan: NormPlan, flow: Flow,
         return [Site(ours[0].module, ours, 'swap', ours[0].module)]
     for site in lost:
         raise Unplaceable(
-            f'{site.module}: acts on {min(site.norms)} ({plan.name}), but '
+            f'{label(model, site.module)}: acts on {min(site.norms)} '
+            f'({plan.name}), but '
             + _why_not(site) + f'; {way_out(site.norms)}',
             site.acts[0].mark.norms)
     return sites
@@ -175,7 +178,7 @@ def _check_replaceable(model: nn.Module, plan: NormPlan, norms: set[str],
     if not is_activation(module):
         if not getattr(module, FLAG, False) or len(ours) < len(acts):
             raise Unplaceable(
-                f'{act.module}.forward ({name}): called as a function, it '
+                f'{_caller(model, act)} ({name}): called as a function, it '
                 f'acts on {norm} ({plan.name}), so no TLU can be placed; '
                 f'{way_out({norm})}', act.mark.norms)
     elif type(module) is not nn.ReLU:
@@ -188,6 +191,10 @@ def _check_replaceable(model: nn.Module, plan: NormPlan, norms: set[str],
             f'{act.module}: acts on {norm} ({plan.name}), but also where '
             'there is no norm of it, so no TLU can stand for it; '
             f'{way_out({norm})}', act.mark.norms)
+
+
+def _caller(model: nn.Module, act: Act) -> str:
+    return f'{act.module}.forward' if act.module else label(model, '')
 
 
 def way_out(norms: Iterable[str]) -> str:
@@ -252,7 +259,8 @@ def _why_not(site: Site) -> str:
             'can be hung')
 
 
-def _check_hosts(sites: list[Site], plan: NormPlan) -> None:
+def _check_hosts(model: nn.Module, sites: list[Site],
+                 plan: NormPlan) -> None:
     """Refuse two TLUs in one place."""
     taken = {}
     for site in sites:
@@ -263,7 +271,8 @@ def _check_hosts(sites: list[Site], plan: NormPlan) -> None:
             way = taken.setdefault(site.at, site).way
             if other is not site or way != site.way:
                 raise Unplaceable(
-                    f'{site.module}: acts on {min(site.norms)} ({plan.name}) '
-                    f'and on {min(other.norms)} on the way to {site.at}, '
-                    f'where only one TLU can be hung; {way_out(site.norms)}',
+                    f'{label(model, site.module)}: acts on {min(site.norms)} '
+                    f'({plan.name}) and on {min(other.norms)} on the way to '
+                    f'{label(model, site.at)}, where only one TLU can be '
+                    f'hung; {way_out(site.norms)}',
                     site.acts[0].mark.norms)

@@ -4,8 +4,13 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from frn_mmdet import FRN
+
+torch.library.define('hidden_activations::gelu', '(Tensor x) -> Tensor')
+torch.library.impl('hidden_activations::gelu', 'CompositeExplicitAutograd',
+                   F.gelu)
 
 
 def conv(channels=8, inputs=8, **kwargs):
@@ -153,6 +158,41 @@ class InTrainingOnly(Behind):
 
     def activate(self, x):
         return self.act(x) if self.training else x
+
+
+class WithGradientsOnly(Behind):
+    """As blocks do that save memory in test."""
+
+    def activate(self, x):
+        return self.act(x) if torch.is_grad_enabled() else x
+
+
+class IfItNeedsGradients(Behind):
+
+    def activate(self, x):
+        return self.act(x) if x.requires_grad else x
+
+
+class InTheSecondRun(WithGradientsOnly):
+    """A re-entrant checkpoint: first without gradients, then with."""
+
+    def activate(self, x):
+        if not x.requires_grad:
+            return super().activate(x)
+        return checkpoint(super().activate, x, use_reentrant=True)
+
+
+class OnAValue(Behind):
+    """A branch that zeros and noise do not take."""
+
+    def activate(self, x):
+        return self.act(x) if x.mean() > 5 else x
+
+
+class UnknownInTraining(Behind):
+
+    def activate(self, x):
+        return x.tan() if self.training else x
 
 
 class SharedWithoutNorm(Behind):
@@ -404,5 +444,27 @@ REFUSED = dict(
     parts=(Parts, 'backbone.act: acts'),
     hook_on_the_norm=(hooked, 'backbone.norm.forward (relu)'),
     in_training=(lambda: InTrainingOnly(nn.ReLU()), 'backbone.act: does'),
+    with_gradients=(lambda: WithGradientsOnly(nn.ReLU()),
+                    'backbone.act: does'),
+    if_it_needs_gradients=(lambda: IfItNeedsGradients(nn.ReLU()),
+                           'backbone.act: does'),
+    in_the_second_run=(lambda: InTheSecondRun(nn.ReLU()),
+                       'backbone.act: does'),
+    value_branch=(lambda: OnAValue(nn.ReLU()),
+                  'backbone.norm: backbone takes a number out of'),
+    number=(lambda: function(lambda x: x * max(x.max().item(), 0)),
+            'backbone.norm: backbone takes a number out of'),
+    equal=(lambda: function(
+        lambda x: x if torch.equal(x, x.flip(1)) else x.relu()),
+           'backbone.norm: backbone takes a number out of'),
+    unknown=(lambda: function(lambda x: x * (x.atan() + 1.57)),
+             'backbone.norm: backbone hands what it gives to atan, an '
+             'unknown operation'),
+    of_a_library=(lambda: function(torch.ops.hidden_activations.gelu),
+                  'backbone.norm: backbone hands what it gives to '
+                  'hidden_activations::gelu'),
+    unknown_in_training=(lambda: UnknownInTraining(),
+                         'backbone.norm: backbone hands what it gives to '
+                         'tan'),
     without_norm=(lambda: SharedWithoutNorm(nn.ReLU()), 'backbone.act: acts'),
 )

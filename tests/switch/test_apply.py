@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from mmcv.cnn import ConvModule
-from mmdet.models import RetinaHead
+from mmdet.models import RetinaHead, RetinaNet
 from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
 from torch import nn
 
 from frn_mmdet import FRN, TLU, norm_sites
 from frn_mmdet.errors import ConfigError
+from frn_mmdet.models import NormSwitch
 from frn_mmdet.switch.apply import apply_plan
 from frn_mmdet.switch.norms import parse_norm_cfg
 
@@ -321,3 +322,44 @@ def test_nothing_else_changes(small):
     assert model.backbone.frn1.forward is forward
     assert before == (np.random.get_state()[1].tolist(), random.getstate(),
                       torch.get_rng_state().tolist())
+
+
+class Tan(nn.Module):
+
+    def forward(self, x):
+        return x.tan()
+
+
+class TanInTraining(nn.Module):
+
+    def forward(self, x):
+        return x.tan() if self.training else x
+
+
+@pytest.mark.parametrize('act', [Tan, TanInTraining])
+def test_a_norm_that_goes_into_an_unknown_operation_stays(act):
+    model = Detector(nn.Sequential(
+        nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), act(), nn.Conv2d(8, 8, 1)))
+    outcome = apply_plan(model, PLAN)
+    assert outcome.stayed == {'backbone.1': 'backbone.2 hands what it gives '
+                              'to tan, an unknown operation'}
+    assert type(model.backbone[1]) is nn.BatchNorm2d
+    # Without TLUs it does not matter what acts there.
+    model = Detector(model.backbone)
+    apply_plan(model, parse_norm_cfg(dict(type='FRN', tlu=False)))
+    assert type(model.backbone[1]) is FRN
+
+
+@pytest.mark.parametrize('method', ['loss', '_forward'])
+def test_an_activation_of_the_detectors_own_names_its_class(build, method):
+    """Its path would be empty."""
+
+    def activated(self, x, samples=None):
+        feats = tuple(torch.relu(y) for y in self.extract_feat(x))
+        return getattr(self.bbox_head, method.strip('_'))(
+            feats, *[samples] * (method == 'loss'))
+
+    cls = type('OwnWay', (NormSwitch, RetinaNet), {method: activated})
+    MODELS.register_module(name='OwnWay', module=cls, force=True)
+    with pytest.raises(ConfigError, match=r'^OwnWay(:| \(relu\):) '):
+        build('RetinaNet', options=R18 | {'type': 'OwnWay'})

@@ -1,9 +1,15 @@
 """Marks on tensors, and what is kept of an activation."""
 
+import gc
+import random
+import weakref
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from frn_mmdet import FRN, TLU
 from frn_mmdet.switch.flow import watch_flow
@@ -23,10 +29,10 @@ class Net(nn.Module):
         return self.then(self, self.norm(self.first(x)))
 
 
-def watch(then, **modules):
+def watch(then, training=False, **modules):
     net = Net(then, **modules)
     return watch_flow(net, lambda net, flow: [
-        (net(torch.randn(2, 3, 6, 5)), True)])
+        (net(torch.randn(2, 3, 6, 5)), True)], training)
 
 
 # On what an activation acts: the norm's own output (pure), its channels.
@@ -43,6 +49,9 @@ def watch(then, **modules):
     (lambda net, x: F.interpolate(x, scale_factor=2).relu(), False, 8),
     (lambda net, x: x.mul_(2).relu(), False, 8),
     (lambda net, x: x.new_zeros(x.shape).copy_(x).relu(), False, 8),
+    (lambda net, x: torch.fft.irfft2(torch.fft.rfft2(x)).relu(), False, 8),
+    (lambda net, x: torch.view_as_real(torch.fft.fft2(x)).relu(), False,
+     None),
 ])
 def test_what_an_activation_acts_on(then, pure, channels):
     act, = watch(then).acts
@@ -102,8 +111,132 @@ def test_hooks_and_modes_are_as_before_also_after_an_error():
     net = Net(lambda net, x: 1 / 0).train()
     with pytest.raises(ZeroDivisionError):
         watch_flow(net, lambda net, flow: net(torch.randn(2, 3, 6, 5)))
+    assert not net.first._backward_hooks
     for module in net.modules():
         assert module.training
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
         assert 'forward' not in vars(module)
+
+
+@pytest.mark.parametrize('then', [
+    lambda net, x: x * (x.mean() > 0),
+    lambda net, x: x * (x[:1].mean((1, 2, 3)) > 0),
+    lambda net, x: x * (x[:1].mean((1, 2, 3), keepdim=True) > 0),
+    lambda net, x: x / x.amax().clamp(min=1e-6),
+    lambda net, x: x - (x.mean() - 1).abs(),
+    lambda net, x: net.tlu(x) * net.tlu(x).mean().item(),
+    lambda net, x: net.tlu(x).atan(),  # nothing is behind the threshold
+])
+def test_what_a_number_is_made_by_is_no_activation(then):
+    flow = watch(then, tlu=TLU(8))
+    assert [act.op for act in flow.acts if act.op != 'tlu'] == []
+    assert flow.unknown == {}
+
+
+@pytest.mark.parametrize('then, where', [
+    (lambda net, x: x.atan(), 'Net hands what it gives to atan'),
+    (lambda net, x: net.act(x), 'act hands what it gives to atan'),
+    (lambda net, x: (x + 1).relu() + x.mean().atan(),
+     'Net hands what it gives to atan'),
+    (lambda net, x: x.floor().to(torch.int), 'Net hands what it gives to'),
+    (lambda net, x: x if x.isnan().any() else x + bool(x.max() > 5),
+     'Net takes a number out of what it gives'),
+    (lambda net, x: x + bool((x[:1].mean((1, 2, 3)) > 5).any()),
+     'Net takes a number out of what it gives'),
+])
+def test_what_is_not_known_is_noted(then, where):
+
+    class Act(nn.Module):
+
+        def forward(self, x):
+            return x.atan()
+
+    unknown = watch(then, act=Act()).unknown
+    assert list(unknown) == ['norm']
+    assert unknown['norm'].startswith(where)
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_gradients_are_there_in_training_only(training):
+    seen = []
+    watch(lambda net, x: seen.append(
+        (x.requires_grad, torch.is_grad_enabled())) or x, training)
+    assert seen == [(training, training)]
+
+
+@pytest.mark.parametrize('use_reentrant', [True, False])
+@pytest.mark.parametrize('then', [
+    lambda x: F.relu(x), lambda x: F.relu(x + 1), lambda x: F.relu(-x)])
+def test_a_checkpoint_acts_on_what_is_given_to_it(use_reentrant, then):
+    """Also when it runs a second time, on what was kept of that."""
+    acts = watch(lambda net, x: net.last(checkpoint(
+        then, x, use_reentrant=use_reentrant)), True,
+                 last=nn.Conv2d(8, 8, 1)).acts
+    assert [act.op for act in acts] == ['relu'] * (1 + use_reentrant)
+    assert {act.mark.norms for act in acts} == {frozenset({'norm'})}
+    assert len({act.mark.pure for act in acts}) == 1
+
+
+def test_what_gradients_are_made_of_is_no_activation():
+    """The backward of abs() takes signs, that of a clamp compares."""
+    flow = watch(lambda net, x: checkpoint(
+        net.last, F.relu(x).square(), use_reentrant=True).abs(), True,
+                 last=nn.Conv2d(8, 8, 1))
+    assert [act.op for act in flow.acts if act.mark] == ['relu']
+    assert flow.unknown == {}
+
+
+class Scale(nn.Module):
+    """Its backward needs what it was given."""
+
+    def forward(self, x):
+        return x * x.sin() * torch.ones(()).requires_grad_()
+
+
+def test_maps_are_not_kept_for_backward():
+    alive = []
+
+    def run(net, flow):
+        output = net(torch.randn(2, 3, 6, 5))
+        gc.collect()
+        alive.extend(ref() is not None for ref in maps)
+        assert output.grad_fn is not None
+        return [(output, True)]
+
+    maps = []
+
+    def then(net, x):
+        for layer in (nn.Sigmoid(), Scale(), nn.ReLU()):
+            x = layer(x)
+            maps.append(weakref.ref(x))
+        return x.sum()
+
+    watch_flow(Net(then), run, training=True)
+    assert alive == [False] * 3
+
+
+def generators():
+    return (random.getstate(), np.random.get_state()[1].tolist(),
+            torch.get_rng_state().tolist())
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('fails', [False, True])
+def test_random_numbers_go_on_where_they_were(training, fails):
+
+    def draw(net, x):
+        for generate in (random.random, np.random.rand, lambda: torch.rand(3)):
+            generate()
+        if fails:
+            raise KeyError('none')
+        return x
+
+    net = Net(draw)
+    before = generators()
+    try:
+        watch_flow(net, lambda net, flow: [
+            (net(torch.randn(2, 3, 6, 5)), True)], training)
+    except KeyError:
+        assert fails
+    assert generators() == before

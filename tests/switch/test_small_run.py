@@ -1,5 +1,8 @@
 """What is run, on what, and what is said where it does not run."""
 
+import copy
+import threading
+
 import pytest
 import torch
 from mmcv.cnn import ConvModule, is_norm
@@ -76,3 +79,95 @@ def test_half_precision_and_other_channels():
         model = nn.Sequential(nn.Conv2d(5, 8, 3), nn.BatchNorm2d(8),
                               nn.ReLU()).to(dtype)
         assert flow_of(model).norms['1'].shape == (1, 8, 62, 62)
+
+
+class Asks(nn.Module):
+    """Looks like a detector, and fails as it is told to."""
+
+    def __init__(self, error, works_at=None):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+        self.error = error
+        self.works_at = works_at
+        self.asked = []
+
+    def extract_feat(self, x):
+        return self.backbone(x)
+
+    def forward(self, x, samples, mode):
+        self.asked.append((mode, *x.shape[2:]))
+        x = self.extract_feat(x)
+        if (mode, *x.shape[2:]) != self.works_at:
+            raise self.error(f'no {mode} of {tuple(x.shape[2:])}')
+        return x
+
+
+def asked(model, training=False):
+    copies = []
+    model.register_forward_hook(
+        lambda model, args, output: copies.append(model), always_call=True)
+    flow = flow_of(model, training)
+    assert model.asked == []
+    return copies[-1].asked, flow
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_what_users_run_is_tried(training):
+    modes = ['loss', 'tensor', 'predict'] if training else [
+        'tensor', 'predict', 'loss']
+    for i, mode in enumerate(modes):
+        tried, flow = asked(Asks(KeyError, (mode, 128, 256)), training)
+        assert tried == [(m, 128, 256) for m in modes[:i + 1]]
+        assert flow.failures == []
+
+
+def test_larger_images_are_tried_where_the_error_may_be_their_size():
+    tried, flow = asked(Asks(RuntimeError, ('predict', 1024, 1024)))
+    assert tried[-1] == ('predict', 1024, 1024)
+    assert flow.failures == []
+    tried, flow = asked(Asks(TypeError, ('predict', 1024, 1024)))
+    assert tried == [(mode, 128, 256) for mode in (
+        'tensor', 'predict', 'loss')]
+    assert flow.escaped == {'backbone.1'}  # it ran on its own
+
+
+class Says(Asks):
+
+    def extract_feat(self, x):
+        if x.shape[-1] < 512:
+            raise RuntimeError('too small')
+        return super().extract_feat(x)
+
+
+def test_what_fails_in_one_place_is_tried_once_a_size():
+    tried, _ = asked(Says(RuntimeError, ('tensor', 512, 512)))
+    assert [mode for mode, *_ in tried] == ['tensor', 'predict', 'loss',
+                                            'tensor']
+
+
+class Shares(nn.Module):
+    """It has a lock, which no copy can have, and counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.runs = 0
+
+    def forward(self, x):
+        with self.lock:
+            self.runs += 1
+            assert 'forward' in vars(self.norm)  # watched
+            return self.norm(self.conv(x))
+
+
+def test_the_model_itself_never_runs():
+    model = Shares()
+    before = copy.deepcopy(model.state_dict())
+    for training in (False, True):
+        assert set(flow_of(model, training).norms) == {'norm'}
+    assert model.runs == 0
+    assert 'forward' not in vars(model.norm)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
