@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 
-from ..engine.check_data import check_coco_data
+from ..engine.check_data import check_coco_data, empty_data_explained
 from ..errors import ConfigError
 from .config import switch_model
 
@@ -66,10 +66,8 @@ def read_config(config: str, options: dict) -> Config:
 
 def count_images(cfg: Config) -> int:
     """Length of the training set, without those that are filtered out."""
-    what = ('train_dataloader.dataset: it cannot be read, or its filter_cfg '
-            'leaves no image')
-    with in_one_sentence(what), contextlib.redirect_stdout(
-            io.StringIO()):  # pycocotools talks
+    with in_one_sentence('train_dataloader.dataset'), empty_data_explained(), \
+            contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks
         return len(DATASETS.build(cfg.train_dataloader.dataset))
 
 

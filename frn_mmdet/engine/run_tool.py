@@ -17,8 +17,16 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from ..errors import ConfigError
-from .check_data import check_coco_data, check_coco_evaluators
+from .check_data import (
+    check_coco_data,
+    check_coco_evaluators,
+    empty_data_explained,
+)
 from .loading import checkpoints_explained
+
+# What a full or a read-only disk says, and a folder of somebody else.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES,
+              errno.EPERM)
 
 
 def run_mmdet_tool(name: str, splits: tuple[str, ...]) -> None:
@@ -38,7 +46,7 @@ def run_mmdet_tool(name: str, splits: tuple[str, ...]) -> None:
         _check_arguments(args, splits)
         if args.launcher == 'pytorch' and get_device() == 'cpu':
             _start_group_of_cpus()
-        with checkpoints_explained():
+        with checkpoints_explained(), empty_data_explained():
             tool.main()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -47,7 +55,7 @@ def run_mmdet_tool(name: str, splits: tuple[str, ...]) -> None:
     except ConfigError as error:
         sys.exit(f'error: {error}')
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in UNWRITABLE:
             raise
         sys.exit(f'error: {error.filename or "the disk"}: {error.strerror}')
 
@@ -93,12 +101,13 @@ def _check_arguments(args: argparse.Namespace,
         raise ConfigError(f'--cfg-options: {error.args[0]}') from error
     check_coco_data(cfg, splits)
     check_coco_evaluators(cfg, splits)
-    _check_folder('work_dir', args.work_dir or cfg.get('work_dir')
-                  or 'work_dirs')
     out = getattr(args, 'out', None)
+    if out is not None and not out.endswith(('.pkl', '.pickle')):
+        raise ConfigError(f'--out: {out} does not end in .pkl')
+    # Last, since it makes them.
+    _check_folder('work_dir', args.work_dir or cfg.get('work_dir')
+                  or 'work_dirs', '; --work-dir names another')
     if out is not None:
-        if not out.endswith(('.pkl', '.pickle')):
-            raise ConfigError(f'--out: {out} does not end in .pkl')
         _check_folder('--out', os.path.dirname(out) or '.')
 
 
@@ -107,7 +116,7 @@ def _check_file(what: str, path: str) -> None:
         raise ConfigError(f'{what}: no file {path}')
 
 
-def _check_folder(what: str, path: str) -> None:
+def _check_folder(what: str, path: str, hint: str = '') -> None:
     """Make a folder, and see whether something can be written there."""
     try:
         os.makedirs(path, exist_ok=True)
@@ -115,7 +124,8 @@ def _check_folder(what: str, path: str) -> None:
             pass
     except OSError as error:
         raise ConfigError(
-            f'{what}: {path} cannot be written: {error.strerror}') from error
+            f'{what}: {path} cannot be written: {error.strerror}{hint}'
+        ) from error
 
 
 def _end_process():

@@ -8,12 +8,17 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.registry import init_default_scope
 
-from frn_mmdet.engine.check_data import check_coco_data, check_coco_evaluators
+from frn_mmdet.engine.check_data import (
+    check_coco_data,
+    check_coco_evaluators,
+    empty_data_explained,
+)
 from frn_mmdet.errors import ConfigError
 
 COCO = dict(
@@ -237,3 +242,107 @@ def test_the_evaluators_file_is_looked_at(tmp_path, wrap, key):
         check_coco_evaluators(config, ('val', ))
     (tmp_path / 'good.json').write_text(TEXT[:-1])
     refused(key, 'cut short')
+
+
+def categories(folder, *names):
+    """Write an annotation file with a box of each of these categories."""
+    text_of(folder, json.dumps(dict(
+        COCO,
+        categories=[dict(id=i, name=name) for i, name in enumerate(names)],
+        annotations=[dict(COCO['annotations'][0], id=i, category_id=i)
+                     for i in range(len(names))],
+        info='long ' * 99999)))
+
+
+@pytest.mark.parametrize('names, metainfo', [
+    (['person'], None),
+    (['person'], {}),
+    (['person'], dict(palette=[(1, 2, 3)])),
+    (['roo', 'cat'], dict(classes=('roo', ))),
+    (['roo'], dict(classes=['emu', 'roo'])),
+    (['roo'], dict(classes='kangaroo')),  # of which roo is a part, to mmdet
+    (['roo'], dict(classes=())),  # all there are
+    (['r\u00f6\u00f6 "1"'], dict(classes=('r\u00f6\u00f6 "1"', ))),
+    ([f'{i}' for i in range(9999)], dict(classes=('9998', ))),
+])
+def test_classes_that_mmdet_finds_pass(config, tmp_path, names, metainfo):
+    config['train_dataloader']['dataset'].update(
+        metainfo=metainfo, filter_cfg=dict(filter_empty_gt=True))
+    categories(tmp_path, *names)
+    assert mmdet_reads(config)
+    check_coco_data(config, ('train', ))
+
+
+def test_classes_may_be_a_file(config, tmp_path):
+    (tmp_path / 'names.txt').write_text('emu\nroo\n')
+    config['train_dataloader']['dataset'].update(
+        metainfo=dict(classes=f'{tmp_path}/names.txt'),
+        filter_cfg=dict(filter_empty_gt=True))
+    categories(tmp_path, 'roo')
+    assert mmdet_reads(config)
+    check_coco_data(config, ('train', ))
+    categories(tmp_path, 'kiwi')
+    assert not mmdet_reads(config)
+    refused(config, 'none', 'emu, roo', 'kiwi')
+
+
+@pytest.mark.parametrize('metainfo, words', [
+    (dict(classes=('roo', 'emu')), ['roo, emu']),
+    (dict(classes='kangaroo'), ["'kangaroo'"]),
+    (None, ['person, bicycle, car, motorcycle, airplane, ... (80)']),
+])
+def test_classes_that_are_none_of_the_datas_are_named(
+        config, tmp_path, metainfo, words):
+    """Both the config's and the file's; mmdet ends in NumPy's words."""
+    config['train_dataloader']['dataset'].update(
+        metainfo=metainfo, filter_cfg=dict(filter_empty_gt=True))
+    categories(tmp_path, 'cup cake', 'tea')
+    assert not mmdet_reads(config)
+    refused(config, 'train_dataloader.dataset.metainfo.classes', *words,
+            f'{tmp_path}/train.json', 'cup cake, tea')
+
+
+@pytest.mark.parametrize('categories', [
+    [], [1], [{}], ['roo'], None, dict(name='roo')])
+def test_categories_that_are_not_understood_are_left_to_mmdet(
+        config, tmp_path, categories):
+    config['train_dataloader']['dataset']['metainfo'] = dict(classes=('a', ))
+    text_of(tmp_path, json.dumps(COCO | dict(categories=categories)))
+    check_coco_data(config, ('train', ))
+
+
+def test_the_evaluators_categories_are_those_of_the_data(config, tmp_path):
+    """mmdet would find out after an epoch, by an index out of range."""
+    dataset = config['train_dataloader']['dataset']
+    config = dict(
+        val_dataloader=dict(dataset=dataset),
+        val_evaluator=dict(type='CocoMetric',
+                           ann_file=f'{tmp_path}/train.json'))
+    check_coco_evaluators(config, ('val', ))
+    categories(tmp_path, 'roo')
+    with pytest.raises(ConfigError) as error:
+        check_coco_evaluators(config, ('val', ))
+    for word in ('val_evaluator.ann_file', 'person', 'roo',
+                 'val_dataloader.dataset'):
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize('change, words', [
+    (dict(filter_cfg=dict(min_size=10**6)), ['1000000', 'train.json']),
+    (dict(metainfo=dict(classes=('a', )),
+          filter_cfg=dict(filter_empty_gt=True)), ['classes a']),
+])
+def test_data_of_which_nothing_is_left(config, change, words):
+    init_default_scope('mmdet')
+    dataset = config['train_dataloader']['dataset']
+    dataset.update(change)
+    with pytest.raises(ConfigError) as error, empty_data_explained():
+        DATASETS.build(dataset)
+    for word in ('train_dataloader.dataset: no image', *words):
+        assert word in str(error.value)
+
+
+def test_other_errors_are_not_of_the_data():
+    with pytest.raises(ValueError, match='at least one array'), \
+            empty_data_explained():
+        np.concatenate([])
