@@ -11,6 +11,7 @@ from .utils.installed import config_path
 from .version import __version__
 
 stack.allow_own_checkpoints()
+stack.find_torchvision_weights()
 
 __all__ = [
     'BRN', 'FRN', 'GFRN', 'LFRN', 'LN', 'NormSite', 'NormSwitch', 'ResNetV2',

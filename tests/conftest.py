@@ -148,6 +148,15 @@ def shapes(tmp_path_factory):
 
 
 @pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty torch.hub: the folder in which it keeps weights."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    folder = tmp_path / 'torch/hub/checkpoints'
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
 def environment(shapes):
     """Of a subprocess: one thread, and the data set's folder."""
     return os.environ | dict(

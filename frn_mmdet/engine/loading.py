@@ -4,17 +4,29 @@ import contextlib
 import re
 import traceback
 from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+from types import FrameType
+from urllib.error import URLError
 
+import torch
 from mmengine.runner import CheckpointLoader, Runner, checkpoint
 
 from ..errors import ConfigError
 
 _LOAD = CheckpointLoader.load_checkpoint.__func__.__code__
+_HTTP = checkpoint.load_from_http.__code__
+_HOME = checkpoint._get_mmengine_home.__code__
+_TABLES = tuple(
+    loader.__code__ for loader in (
+        checkpoint.load_from_openmmlab, checkpoint.load_from_mmcls,
+        checkpoint.load_from_torchvision))
 _FILL = (checkpoint.load_checkpoint.__code__,
          checkpoint._load_checkpoint_to_model.__code__)
 _MATCH = checkpoint.load_state_dict.__code__
 _RESUME = Runner.resume.__code__
 _NAMING = (_LOAD, _FILL[0], _RESUME, Runner.load_checkpoint.__code__)
+NETWORK = (URLError, HTTPException, TimeoutError, ConnectionError)
 
 
 @contextlib.contextmanager
@@ -48,13 +60,8 @@ def _explain(error: Exception) -> str | None:
     file = files[-1]
     reason = str(error).partition('\n')[0] or type(error).__name__
     if any(frame.f_code is _LOAD for frame in frames):
-        if getattr(error, 'name', None) == 'torchvision':
-            return ('mmengine needs torchvision to find a torchvision:// '
-                    'checkpoint; install the one of your torch, or give '
-                    'init_cfg a file, or set model.norm_cfg.from_bn=False to '
-                    'start from scratch')
-        return (f'the checkpoint {file} cannot be loaded, it is broken or '
-                f'not one: {reason}')
+        return (f'the checkpoint {file} cannot be '
+                f'{_not_loaded(error, frames, reason)}')
     if frames[-1].f_code is _MATCH:
         return (f'the checkpoint {file} does not fit the model; keys '
                 + _mismatch(error, frames[-1].f_locals))
@@ -68,6 +75,29 @@ def _explain(error: Exception) -> str | None:
                 'start from its weights, with another norm, say, use '
                 'load_from')
     return None
+
+
+def _not_loaded(error: Exception, frames: list[FrameType],
+                reason: str) -> str:
+    """What a checkpoint cannot be, and why, as the end of a sentence."""
+    codes = [frame.f_code for frame in frames]
+    if codes[-1] in _TABLES and isinstance(error, KeyError):
+        return f'found: mmengine has no address of {reason}'
+    if _HOME in codes and isinstance(error, OSError):
+        return (f'looked up: {error.filename}: {error.strerror}; '
+                'MMENGINE_HOME names another folder')
+    broken = f'loaded, it is broken or not one: {reason}'
+    if _HTTP not in codes:
+        return broken
+    url = frames[codes.index(_HTTP)].f_locals['filename']
+    kept = Path(torch.hub.get_dir(), 'checkpoints')
+    if isinstance(error, NETWORK):
+        return (f'downloaded from {url}: {getattr(error, "reason", error)}; '
+                f'put that file into {kept}, or name one of your own')
+    if isinstance(error, OSError):
+        return (f'kept in {kept}: {error.strerror}; TORCH_HOME names another '
+                'folder')
+    return f'{broken}; it is kept in {kept}, delete it to download it again'
 
 
 def _mismatch(error: Exception, found: dict) -> str:

@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from ..errors import ConfigError
+from ..utils.command_line import NO_DICTS
 from .check_data import (
     check_coco_data,
     check_coco_evaluators,
@@ -81,6 +82,8 @@ def _parse_arguments(tool: ModuleType) -> argparse.Namespace:
             '--cfg-options takes every word up to the next option for '
             'KEY=VALUE; the config stands before it, or behind another '
             'option') from error
+    except RecursionError as error:  # of the same: [dict(a=1, b=2)]
+        raise ConfigError(NO_DICTS) from error
 
 
 def _check_arguments(args: argparse.Namespace,

@@ -5,6 +5,9 @@ from collections.abc import Callable
 
 from mmengine.config import DictAction
 
+NO_DICTS = ('--cfg-options reads numbers, words, lists and tuples, no dict '
+            'with several keys; write that into a config')
+
 
 class CfgOptions(DictAction):
     """``--cfg-options`` as mmdet has it, whose errors would be tracebacks."""
@@ -20,6 +23,8 @@ class CfgOptions(DictAction):
         except (ValueError, AssertionError) as error:
             raise argparse.ArgumentError(
                 self, f'KEY=VALUE is wanted: {error}') from error
+        except RecursionError as error:
+            raise argparse.ArgumentError(self, NO_DICTS) from error
 
 
 def number(kind: type, low: float,

@@ -1,6 +1,8 @@
 """Broken checkpoints, by all of mmengine's ways to load one."""
 
+import json
 import pickle
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -8,8 +10,11 @@ from mmengine.model import BaseModel, BaseModule
 from mmengine.runner import Runner, load_checkpoint
 from torch import nn
 
+from frn_mmdet import stack
 from frn_mmdet.engine.loading import checkpoints_explained
 from frn_mmdet.errors import ConfigError
+
+NOBODY = 'http://127.0.0.1:9/a.pth'  # where no server listens
 
 
 def write(path, kind):
@@ -110,3 +115,50 @@ def test_other_errors_pass(tmp_path):
         load_checkpoint(Refuses(9, 9), file)
     with checkpoints_explained():
         load_checkpoint(nn.Linear(9, 9), file)
+
+
+@pytest.mark.parametrize('source', [
+    NOBODY, 'open-mmlab://mine', pytest.param(
+        'torchvision://mine', marks=pytest.mark.skipif(
+            find_spec('torchvision') is not None, reason='it is here')),
+])
+def test_no_network_is_one_sentence(hub, tmp_path, monkeypatch, source):
+    monkeypatch.setattr(stack, 'torchvision_urls', lambda: dict(mine=NOBODY))
+    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
+    (tmp_path / 'open_mmlab.json').write_text(json.dumps(dict(mine=NOBODY)))
+    with pytest.raises(ConfigError) as error, checkpoints_explained():
+        load_checkpoint(nn.Linear(1, 1), source)
+    said = str(error.value)
+    assert said.startswith(
+        f'the checkpoint {source} cannot be downloaded from {NOBODY}: [Errno')
+    assert f'put that file into {hub}' in said
+    assert 'broken' not in said and '\n' not in said
+
+
+def test_a_broken_download_is_named_with_its_place(hub):
+    (hub / 'a.pth').write_text('<html>Please log in</html>')
+    with pytest.raises(ConfigError, match='is broken or not one') as error, \
+            checkpoints_explained():
+        load_checkpoint(nn.Linear(1, 1), NOBODY)
+    assert f'{hub}, delete it' in str(error.value)
+
+
+@pytest.mark.parametrize('variable, source', [
+    ('TORCH_HOME', NOBODY),
+    ('MMENGINE_HOME', 'open-mmlab://resnext101_64x4d'),
+])
+def test_a_cache_that_cannot_be_written(hub, tmp_path, monkeypatch, variable,
+                                        source):
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv(variable, str(tmp_path / 'file/home'))
+    with pytest.raises(ConfigError) as error, checkpoints_explained():
+        load_checkpoint(nn.Linear(1, 1), source)
+    for word in (source, str(tmp_path / 'file'), 'Not a directory', variable):
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize('source', ['open-mmlab://nosuch', 'mmcls://nosuch'])
+def test_a_name_that_mmengine_does_not_know(source):
+    with pytest.raises(ConfigError, match="no address of 'nosuch'"), \
+            checkpoints_explained():
+        load_checkpoint(nn.Linear(1, 1), source)

@@ -77,6 +77,10 @@ def test_arguments_stand_in_any_order(says, args):
      'the config stands before it, or behind another option'),
     (['train.py', C, '--cfg-options', 'model.type.name=1'],
      '--cfg-options: type='),
+    (['train.py', C, '--cfg-options', 'a=[dict(b=1,c=2)]'], 'no dict'),
+    (['train.py', C, '--cfg-options',
+      'train_dataloader.dataset.metainfo.classes=[kiwi]'],
+     'metainfo.classes: of the classes kiwi none is a category'),
     (['train.py', C, '--work-dir', 'file'], 'work_dir: file cannot be'),
     (['train.py', C, '--work-dir', 'file/a/b'], 'work_dir: file/a/b cannot'),
     (['train.py', C, '--cfg-options', 'work_dir=file'], 'work_dir: file can'),
@@ -92,6 +96,14 @@ def test_a_wrong_argument_is_one_sentence(says, args, words):
     said = says(*args)
     assert said.startswith('error: ') and words in said
     assert '\n' not in said
+
+
+def test_what_is_refused_has_made_no_folder(says, tmp_path):
+    for args in (['train.py', C, '--work-dir', 'wd', '--cfg-options',
+                  *NO_DATA],
+                 ['test.py', C, 'a.pth', '--work-dir', 'wd', '--out', 'a']):
+        assert says(*args).startswith('error: ')
+        assert not (tmp_path / 'wd').exists()
 
 
 @pytest.mark.parametrize('args', [

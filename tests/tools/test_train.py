@@ -1,4 +1,4 @@
-import importlib.util
+import os
 import re
 import signal
 import subprocess
@@ -110,11 +110,13 @@ def test_two_processes(tool, tmp_path):
     pytest.param('LN', '69 norms', marks=pytest.mark.slow),
     pytest.param('IN', '69 norms', marks=pytest.mark.slow),
 ])
-def test_one_key_on_mmdets_own_config(tool, tmp_path, shapes, norm, count):
-    """FRN goes on from a BN checkpoint in torchvision's format.
+def test_one_key_on_mmdets_own_config(
+        tool, hub, environment, tmp_path, shapes, norm, count):
+    """FRN goes on from the config's torchvision://resnet50.
 
-    That of the config cannot be had here. BN trains from scratch.
+    It is in torch.hub as if downloaded before. BN trains from scratch.
     """
+    environment['TORCH_HOME'] = os.environ['TORCH_HOME']
     config = tmp_path / 'mine.py'
     config.write_text(f'{STOCK}model = dict(type="frn_mmdet.RetinaNet")\n')
     options = [
@@ -124,8 +126,7 @@ def test_one_key_on_mmdets_own_config(tool, tmp_path, shapes, norm, count):
     if 'BN' in norm:
         options.append('model.backbone.init_cfg=None')
     if norm == 'FRN':
-        options.append('model.backbone.init_cfg.checkpoint='
-                       f'{resnet50(tmp_path)}')
+        write_resnet50(hub)
     for split in ('train', 'val', 'test'):
         options += [
             f'{split}_dataloader.dataset.data_root={shapes}/',
@@ -148,7 +149,7 @@ def test_one_key_on_mmdets_own_config(tool, tmp_path, shapes, norm, count):
     assert converted is (norm == 'FRN')
 
 
-def resnet50(folder):
+def write_resnet50(folder):
     """A file with the keys of torchvision's, its statistics not untouched."""
     from mmdet.models import ResNet
     torch.manual_seed(0)
@@ -158,24 +159,7 @@ def resnet50(folder):
             value.uniform_(.5, 2)
     state['fc.weight'] = torch.zeros(1000, 2048)
     state['fc.bias'] = torch.zeros(1000)
-    torch.save(state, folder / 'resnet50.pth')
-    return folder / 'resnet50.pth'
-
-
-@pytest.mark.skipif(importlib.util.find_spec('torchvision') is not None,
-                    reason='it is here')
-def test_torchvisions_weights_without_torchvision(tool, tmp_path, shapes):
-    config = tmp_path / 'mine.py'
-    config.write_text(f'{STOCK}model = dict(type="frn_mmdet.RetinaNet", '
-                      'norm_cfg="FRN")\n')
-    data = [f'{split}_dataloader.dataset.{option}'
-            for split in ('train', 'val') for option in (
-                f'data_root={shapes}/',
-                'metainfo.classes=(circle,square,triangle)')]
-    log = tool('train.py', config, '--work-dir', tmp_path, '--cfg-options',
-               *data, f'val_evaluator.ann_file={shapes}/annotations/'
-               'instances_val2017.json', ok=False)
-    assert log.splitlines()[-1].startswith('error: mmengine needs torchvision')
+    torch.save(state, folder / 'resnet50-0676ba61.pth')
 
 
 @pytest.mark.parametrize('args, words', [

@@ -31,6 +31,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 
 from frn_mmdet.compare.config import switch_model
+from frn_mmdet.engine.loading import checkpoints_explained
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.switch.from_bn import (
     BN_EPS,
@@ -132,9 +133,10 @@ def convert(args):
 def load(source):
     """Return a checkpoint, a dict."""
     try:
-        checkpoint = CheckpointLoader.load_checkpoint(source, 'cpu', None)
-    except Exception as error:  # whatever a file or a download may raise
-        raise ConfigError(f'IN: {source} cannot be loaded: {error}') from error
+        with checkpoints_explained():
+            checkpoint = CheckpointLoader.load_checkpoint(source, 'cpu', None)
+    except ConfigError as error:
+        raise ConfigError(f'IN: {error}') from error
     if not isinstance(checkpoint, dict):
         raise ConfigError(
             f'IN: {source} holds a {type(checkpoint).__name__}, not weights')
