@@ -6,8 +6,9 @@ python tools/compare_norms.py CONFIG --norms FRN GN BN --batch-sizes 8 2 \
 Every norm, batch size and seed is a training by tools/train.py. All see the
 same number of images, and the learning rate grows with the batch, as in the
 paper. Writes DIR/results.csv, results.md and results.png. The same command
-goes on where an earlier one stopped, also with more norms, batch sizes, seeds
-or learning rates; to repeat one training, delete its folder in DIR/cells.
+goes on where an earlier one stopped; with other norms, batch sizes, seeds or
+learning rates it trains those, and reports all that is in DIR. To repeat one
+training, delete its folder in DIR/cells.
 Exit status 1 if nothing was trained, or no training has a result.
 """
 
@@ -18,7 +19,7 @@ import sys
 from pathlib import Path
 
 from frn_mmdet.compare import Plan, Runner
-from frn_mmdet.compare.folder import Folder
+from frn_mmdet.compare.folder import Folder, begun_in
 from frn_mmdet.compare.launch import LAUNCHERS
 from frn_mmdet.compare.plan import count_gpus
 from frn_mmdet.compare.probe import estimate
@@ -38,17 +39,16 @@ def main(argv=None):
         plan = Plan(
             args.config, args.norms, args.batch_sizes, args.seeds, args.lr,
             args.same_lr, args.same_steps, args.pretrained, args.gpus,
-            args.cfg_options)
+            args.cfg_options, begun_in(args.out))
         folder = Folder(args.out, plan)
         folder.check(args.jobs)
         print(plan.describe(), flush=True)
         if args.dry_run:
             print(estimate(folder, TRAIN, args.jobs, args.launcher))
             return
-        command = ['python', *sys.argv]
-        folder.write(command)
         stopped = Runner(
-            folder, TRAIN, args.jobs, args.launcher, command, say).run()
+            folder, TRAIN, args.jobs, args.launcher, ['python', *sys.argv],
+            say).run()
     except ConfigError as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:  # the Runner takes those while it trains
@@ -61,8 +61,9 @@ def main(argv=None):
         sys.exit(128 + stopped)
     print((args.out / 'results.md').read_text())
     print(f'{args.out}: results.csv, results.md, results.png')
-    if not any(map(is_ok, folder.results().values())):
-        sys.exit(f'error: none of {plan.count} trainings has a result; '
+    if not any(is_ok(row) for cell, row in folder.results().items()
+               if cell in plan.asked):
+        sys.exit(f'error: none of {plan.asked.count} trainings has a result; '
                  f'{args.out}/results.md says why')
 
 

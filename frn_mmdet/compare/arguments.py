@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import ConfigError
-from ..switch.norms import NormPlan, parse_norm_cfg, read_norm
+from ..switch.norms import parse_norm_cfg, read_norm
 from .cell import Cell
+from .grid import Grid
 
 LONGEST = 200  # letters of a folder's name; file systems take 255
 
@@ -38,37 +39,50 @@ def check_numbers(batch_sizes: list[int], seeds: int,
                 f'--lr: a learning rate is a number above 0, got {lr:g}')
     _refuse_twins('--batch-sizes', batch_sizes, lambda batch: batch,
                   'are the same')
-    _refuse_twins('--lr', lrs, lambda lr: Cell('', 1, lr, 0).name,
-                  'have one name, to 6 digits, and would share folders')
+    _refuse_twins('--lr', lrs, _name_of_lr, 'have one name, to '
+                  '6 digits, and would share folders')
 
 
-def read_norms(norms: list[str], gpus: int) -> dict[str, NormPlan]:
-    """What the norms ask for, by name.
+def check_norms(norms: list[str], gpus: int) -> None:
+    """Refuse norms that cannot train, or that would train twice.
 
     Args:
         norms (list[str]): See :func:`read_norm`.
         gpus (int): Of a training.
 
-    Returns:
-        dict[str, NormPlan]: In the order given.
-
     Raises:
-        ConfigError: If one cannot train, or two are the same.
+        ConfigError: Naming the norm.
     """
-    plans = {norm: parse_norm_cfg(read_norm(norm)) for norm in norms}
-    _refuse_twins('--norms', norms, lambda norm: _meaning(plans[norm]),
-                  'mean the same')
-    _refuse_twins('--norms', norms, lambda norm: Cell(norm, 1, 1., 0).name,
-                  'would share folders')
-    for norm, plan in plans.items():
-        if len(Cell(norm, 1, 1., 0).name) > LONGEST:
+    _refuse_twins('--norms', norms, _meaning, 'mean the same')
+    _refuse_twins('--norms', norms, _name_of_norm, 'would share folders')
+    for norm in norms:
+        if len(_name_of_norm(norm)) > LONGEST:
             raise ConfigError(
                 f'--norms: {norm[:40]}... is too long for a name of a folder')
-        if plan.synced and gpus < 2:
+        if parse_norm_cfg(read_norm(norm)).synced and gpus < 2:
             raise ConfigError(
                 '--norms: SyncBN trains on 2 GPUs or more, here --gpus is '
                 f'{gpus}; on one GPU it is BN')
-    return plans
+
+
+def check_spelling(asked: Grid, begun: Grid) -> None:
+    """Refuse what a folder has already, written in another way.
+
+    Args:
+        asked (Grid): What is to be trained there.
+        begun (Grid): What was asked for before.
+
+    Raises:
+        ConfigError: Naming both.
+    """
+    for option, mine, others, keys in (
+            ('--norms', asked.norms, begun.norms, (_meaning, _name_of_norm)),
+            ('--lr', asked.lrs, begun.lrs, (_name_of_lr, ))):
+        for one, other in itertools.product(mine, others):
+            if one != other and any(key(one) == key(other) for key in keys):
+                raise ConfigError(
+                    f'{option}: {one} is {other} in the folder of --out; '
+                    'write it like that')
 
 
 def _refuse_twins(option: str, values: list, key: Callable[[Any], Any],
@@ -80,8 +94,17 @@ def _refuse_twins(option: str, values: list, key: Callable[[Any], Any],
                 f'{option}: {one} and {other} {why}; leave one of them out')
 
 
-def _meaning(plan: NormPlan) -> tuple:
-    """What a norm's plan comes to, the layer's own defaults filled in."""
+def _name_of_norm(norm: str) -> str:
+    return Cell(norm, 1, 1., 0).name
+
+
+def _name_of_lr(lr: float) -> str:
+    return Cell('', 1, lr, 0).name
+
+
+def _meaning(norm: str) -> tuple:
+    """What a norm comes to, the layer's own defaults filled in."""
+    plan = parse_norm_cfg(read_norm(norm))
     # Of mmcv's build_norm_layer.
     defaults = dict(requires_grad=True) | {
         name: parameter.default for name, parameter in

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from mmengine.utils.dl_utils import collect_env
 
@@ -20,11 +21,13 @@ import frn_mmdet
 
 from ..errors import ConfigError
 from .cell import Cell
+from .grid import Grid
 from .plan import Plan
 from .result import read_row
-from .same import difference, read_plan
+from .same import difference, grid_of, read_plan
 
 GIB = 2**30
+PLAN, PART, LOCK = 'plan.json', 'plan.part', '.lock'
 LOCK_PATIENCE = 20  # seconds that a dead command's trainings have to end
 
 
@@ -43,6 +46,8 @@ class Folder:
     def check(self, jobs: int) -> None:
         """Refuse a folder in which the plan cannot be trained.
 
+        Nothing is written.
+
         Args:
             jobs (int): How many trainings run side by side.
 
@@ -51,16 +56,12 @@ class Folder:
                 be written, or has no room.
         """
         there = self._check_place()
-        if self._plan_file.is_file():
-            self._check_plan()
-        elif self.out.is_dir() and any(self.out.iterdir()):
-            raise ConfigError(
-                f'--out: {self.out} holds something else than a comparison; '
-                'give another folder')
+        self._check_plan()
         # Each cell keeps one checkpoint, and writes the next before it
         # removes the last.
-        done = len(self.results())
-        need = (self.plan.count - done + jobs) * self.plan.checkpoint_bytes()
+        asked = self.plan.asked
+        done = sum(cell in asked for cell in self.results())
+        need = (asked.count - done + jobs) * self.plan.checkpoint_bytes()
         free = shutil.disk_usage(there).free
         if free < need:
             raise ConfigError(
@@ -68,23 +69,28 @@ class Folder:
                 f'checkpoints take {need / GIB:.1f} GiB; give another folder '
                 'or add --cfg-options default_hooks.checkpoint=None')
 
-    def write(self, command: list[str]) -> None:
-        """Write the plan, and what it ran on.
+    @contextlib.contextmanager
+    def open(self, command: list[str]) -> Iterator[int]:
+        """Keep a second command out while this one trains.
+
+        Trainings inherit the lock, so one that outlives its command keeps
+        the next from training the same cell beside it. All that a command
+        writes, it writes in here.
+
+        Args:
+            command (list[str]): What the user typed, to be kept.
+
+        Yields:
+            int: The file descriptor of the lock, to hand on.
 
         Raises:
-            ConfigError: If nothing can be written there after all.
+            ConfigError: If the folder is taken, another command has begun
+                another plan there meanwhile, or nothing can be written.
         """
-        about = {'frn_mmdet': frn_mmdet.__version__}
-        about |= {key: str(value) for key, value in collect_env().items()}
-        try:
-            for path in self._folders:
-                path.mkdir(parents=True, exist_ok=True)
-            _write(self._plan_file, dict(
-                command=command, config=self.plan.config,
-                plan=self.plan.fingerprint(), environment=about))
-        except OSError as error:
-            raise ConfigError(
-                f'--out: {self.out} cannot be written: {error}') from error
+        with self._lock() as file:
+            self._check_plan()
+            self._write_plan(command)
+            yield file.fileno()
 
     def cell(self, cell: Cell) -> Path:
         """The folder of a cell."""
@@ -101,15 +107,11 @@ class Folder:
         _write(self.cell(cell) / 'result.json', row)
 
     def results(self) -> dict[Cell, dict]:
-        """What became of the plan's cells that have ended."""
-        plan = self.plan
+        """What became of the cells that have ended, and are compared."""
         rows = map(_read, self._result_files())
         found = {Cell.of(row): row for row in rows if row is not None}
-        return {
-            cell: row for cell, row in found.items()
-            if cell.norm in plan.norms and cell.batch in plan.batch_sizes
-            and cell.lr in plan.lrs and cell.seed < plan.seeds
-        }
+        return {cell: row for cell, row in found.items()
+                if cell in self.plan.whole}
 
     def set_broken_aside(self) -> list[str]:
         """Move each cell whose result cannot be read out of the way.
@@ -128,37 +130,45 @@ class Folder:
                             f'trains again; all it left is in {aside}')
         return said
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[int]:
-        """Keep a second command out while this one trains.
+    def _lock(self) -> TextIO:
+        """The lock, once it is this command's; closed, it is free again."""
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            file = (self.out / LOCK).open('w')
+        except OSError as error:
+            raise self._unwritable(error) from error
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return file
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    file.close()
+                    raise ConfigError(
+                        f'--out: trainings of another command still run in '
+                        f'{self.out}; wait for them or stop them') from None
+                time.sleep(.2)
 
-        Trainings inherit the lock, so one that outlives its command keeps
-        the next from training the same cell beside it.
+    def _write_plan(self, command: list[str]) -> None:
+        """Write the plan, and what it ran on."""
+        about = {'frn_mmdet': frn_mmdet.__version__}
+        about |= {key: str(value) for key, value in collect_env().items()}
+        try:
+            _write(self._plan_file, dict(
+                command=command, config=self.plan.config,
+                plan=self.plan.fingerprint(), environment=about))
+            for path in self._folders:
+                path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
-        Yields:
-            int: The file descriptor to hand on.
-
-        Raises:
-            ConfigError: If the folder is taken.
-        """
-        with (self.out / '.lock').open('w') as file:
-            deadline = time.monotonic() + LOCK_PATIENCE
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise ConfigError(
-                            f'--out: trainings of another command still run '
-                            f'in {self.out}; wait for them or stop them'
-                        ) from None
-                    time.sleep(.2)
-            yield file.fileno()
+    def _unwritable(self, error: OSError) -> ConfigError:
+        return ConfigError(f'--out: {self.out} cannot be written: {error}')
 
     @property
     def _plan_file(self) -> Path:
-        return self.out / 'plan.json'
+        return self.out / PLAN
 
     @property
     def _folders(self) -> list[Path]:
@@ -181,14 +191,37 @@ class Folder:
         return there
 
     def _check_plan(self) -> None:
-        new = self.plan.fingerprint()
-        old = read_plan(self._plan_file, new)
-        what = difference(old, new, self.plan)
+        """Refuse another plan, and what is no comparison."""
+        if not self._plan_file.is_file():
+            names = {path.name for path in self.out.glob('*')}
+            if names - {LOCK, PART}:  # which are there before the plan is
+                raise ConfigError(
+                    f'--out: {self.out} holds something else than a '
+                    'comparison; give another folder')
+            return
+        old = read_plan(self._plan_file)
+        what = difference(old, self.plan.fingerprint(), self.plan)
         if what is not None:
             raise ConfigError(
                 f'--out: {self.out} holds results of another plan ({what}); '
-                'give another folder, or add to the norms, batch sizes, '
-                'seeds and learning rates of that plan')
+                'give another folder')
+        if self.plan.whole.joined(grid_of(old)) != self.plan.whole:
+            raise ConfigError(
+                f'--out: another command has added to {self.out} since this '
+                'one looked; start it again')
+
+
+def begun_in(out: Path) -> Grid | None:
+    """What earlier commands asked for in a folder; None if there is nothing.
+
+    Raises:
+        ConfigError: If that cannot be told.
+    """
+    path = out / PLAN
+    try:
+        return grid_of(read_plan(path)) if path.is_file() else None
+    except OSError as error:
+        raise ConfigError(f'--out: {out} cannot be read: {error}') from error
 
 
 def _read(path: Path) -> dict | None:

@@ -1,9 +1,7 @@
 """What a comparison trains, checked before it starts."""
 
 import copy
-import itertools
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,18 +11,19 @@ from mmengine.config import Config
 from ..errors import ConfigError
 from ..switch.config import dicts_of, planned_parts
 from ..switch.mend import drop_checkpoint, unfit_checkpoint, unfreeze
-from ..switch.norms import NormPlan, read_norm
+from ..switch.norms import NormPlan, parse_norm_cfg, read_norm
 from ..switch.sites import norm_sites
 from ..utils.markdown import table
-from .arguments import check_numbers, read_norms
+from .arguments import check_norms, check_numbers, check_spelling
 from .cell import Cell
 from .config import cell_config
+from .grid import Grid
 from .schedule import by_epoch, count_in_steps, peak_lr
 from .user_config import count_images, in_one_sentence, read_config
 
 
 class Plan:
-    """The cells of a comparison, and the config of each.
+    """What a comparison trains, and the config of each training.
 
     All see the same number of images, and the learning rate grows with the
     batch (section 4.2 of the paper), unless asked otherwise.
@@ -36,15 +35,19 @@ class Plan:
         seeds (int): How many, from 0.
         lrs (list[float], optional): Peak learning rates at the reference
             batch, which is ``auto_scale_lr.base_batch_size`` or else the
-            config's own batch. Of several, seed 0 chooses the best of each
-            norm and batch size, and the other seeds train at that one.
-            Default: the config's.
+            config's own batch. Default: the config's.
         same_lr (bool): One learning rate for every batch size.
         same_steps (bool): The same number of steps rather than of images.
         pretrained (bool): Whether norms keep an ImageNet checkpoint of the
             config that they can start from, though others cannot.
         gpus (int): Of a training; 0 for the CPU.
         options (dict, optional): Overrides of the config.
+        begun (Grid, optional): What earlier commands asked for in the same
+            folder: it is compared, too, and not trained.
+
+    Attributes:
+        asked (Grid): What is trained.
+        whole (Grid): What is compared.
 
     Raises:
         ConfigError: If no training could start like that.
@@ -54,14 +57,20 @@ class Plan:
                  seeds: int, lrs: list[float] | None = None,
                  same_lr: bool = False, same_steps: bool = False,
                  pretrained: bool = False, gpus: int = 0,
-                 options: dict | None = None) -> None:
+                 options: dict | None = None,
+                 begun: Grid | None = None) -> None:
         self.config = str(config)
-        self.norms, self.batch_sizes, self.seeds = norms, batch_sizes, seeds
         self.same_lr, self.same_steps = same_lr, same_steps
         self.gpus = gpus
         check_numbers(batch_sizes, seeds, lrs or [])
-        self._norm_plans = read_norms(norms, gpus)
+        check_norms(norms, gpus)
         self.cfg = read_config(self.config, options or {})
+        with in_one_sentence(f'config: {self.config}'):
+            self.asked = Grid(norms, batch_sizes, seeds, self._lrs(lrs))
+        self.whole = self.asked
+        if begun is not None:
+            check_spelling(self.asked, begun)
+            self.whole = self.asked.joined(begun)
         self.notes = []
         if not pretrained:
             self._drop_checkpoints()
@@ -73,64 +82,18 @@ class Plan:
             if same_steps and by_epoch(self.cfg):
                 count_in_steps(self.cfg, math.ceil(
                     self._images * self._accumulate / self.reference))
-            self.lrs = self._lrs(lrs)
             for batch in batch_sizes:  # what cannot be written, fails here
                 self._check_steps(batch)
                 written = self.cell_config(
-                    Cell(norms[0], batch, self.lrs[0], 0), Path()).pretty_text
+                    Cell(norms[0], batch, self.asked.lrs[0], 0),
+                    Path()).pretty_text
                 Config.fromstring(written, '.py')  # as a training reads it
         self._models = {norm: self._build(norm) for norm in norms}
-
-    def cells(self, results: Mapping[Cell, dict]) -> list[Cell]:
-        """What is to be trained, in order, done or not.
-
-        Args:
-            results (dict): The AP of each cell that was trained, as far as
-                known: with several learning rates, seed 0 decides at which
-                the other seeds train.
-
-        Returns:
-            list[Cell]: Cells whose learning rate is decided.
-        """
-        grid = list(itertools.product(self.norms, self.batch_sizes))
-        first = [Cell(norm, batch, lr, 0)
-                 for norm, batch in grid for lr in self.lrs]
-        others = [
-            Cell(norm, batch, lr, seed)
-            for seed in range(1, self.seeds) for norm, batch in grid
-            if (lr := self.chosen_lr(norm, batch, results)) is not None
-        ]
-        return first + others
-
-    def chosen_lr(self, norm: str, batch: int,
-                  results: Mapping[Cell, dict]) -> float | None:
-        """The learning rate at which seed 0 did best; None if not known."""
-        if len(self.lrs) == 1:
-            return self.lrs[0]
-        tried = [Cell(norm, batch, lr, 0) for lr in self.lrs]
-        if not all(cell in results for cell in tried):
-            return None
-        aps = [results[cell]['AP'] for cell in tried]
-        # A training that diverged has none. Of equals the first.
-        best = max(-1 if ap is None else ap for ap in aps)
-        return next(cell.lr for cell, ap in zip(tried, aps, strict=True)
-                    if (-1 if ap is None else ap) == best)
 
     @property
     def masks(self) -> bool:
         """Whether masks are evaluated."""
         return 'segm' in str(self.cfg.val_evaluator)
-
-    @property
-    def count(self) -> int:
-        """How many trainings there will be."""
-        return len(self.batch_sizes) * self._count_of_batch
-
-    def waiting(self, results: Mapping[Cell, dict]) -> dict[int, int]:
-        """How many trainings of each batch size have no result yet."""
-        done = [cell.batch for cell in self.cells(results) if cell in results]
-        return {batch: self._count_of_batch - done.count(batch)
-                for batch in self.batch_sizes}
 
     def lr(self, cell: Cell) -> float:
         """The peak learning rate that a cell trains at."""
@@ -162,33 +125,36 @@ class Plan:
 
     def describe(self) -> str:
         """The plan for its reader."""
+        norms, batch_sizes, seeds, lrs = self.asked
         lines = [
-            f'{self.config}: {len(self.norms)} norms x '
-            f'{len(self.batch_sizes)} batch sizes x '
-            + (f'({len(self.lrs)} learning rates of seed 0 + '
-               f'{self.seeds - 1} seeds more at the best)'
-               if len(self.lrs) > 1 else f'{self.seeds} seeds')
-            + f' = {self.count} trainings.', ''
+            f'{self.config}: {len(norms)} norms x {len(batch_sizes)} batch '
+            'sizes x '
+            + (f'({len(lrs)} learning rates of seed 0 + {seeds - 1} seeds '
+               'more at the best)' if len(lrs) > 1 else f'{seeds} seeds')
+            + f' = {self.asked.count} trainings.', ''
         ]
-        rates = ', '.join(f'{lr:g}' for lr in self.lrs)
         lines += [table([{
             'images/GPU': batch,
             'GPUs': self.gpus or 'CPU',
             'steps': self.steps(batch),
             'images': self.images(batch),
             'peak LR': ', '.join(
-                f'{self.lr(Cell("", batch, lr, 0)):g}' for lr in self.lrs),
-        } for batch in self.batch_sizes], [
+                f'{self.lr(Cell("", batch, lr, 0)):g}' for lr in lrs),
+        } for batch in batch_sizes], [
             'images/GPU', 'GPUs', 'steps', 'images', 'peak LR'
         ]), '']
         lines += [f'{norm}: {sites}'
                   for norm, (_, sites) in self._models.items()]
         lines += self.notes
+        rates = ', '.join(f'{lr:g}' for lr in lrs)
         lines += [
             f'LR {rates} is at {self.reference:g} images a step'
             + (', and at every batch size (--same-lr).' if self.same_lr else
                ', and grows with the batch.')
         ]
+        if self.whole != self.asked:
+            lines += ['The report is also of what earlier commands trained '
+                      'in the same folder.']
         return '\n'.join(lines)
 
     def fingerprint(self) -> dict:
@@ -199,15 +165,9 @@ class Plan:
         """
         with in_one_sentence(f'config: {self.config}'):
             resolved = self.cfg.pretty_text
-        return dict(
-            norms=self.norms, batch_sizes=self.batch_sizes, seeds=self.seeds,
-            lrs=self.lrs, same_lr=self.same_lr, same_steps=self.same_steps,
-            gpus=self.gpus, resolved=resolved)
-
-    @property
-    def _count_of_batch(self) -> int:
-        """How many trainings each batch size has."""
-        return len(self.norms) * (len(self.lrs) + self.seeds - 1)
+        return self.whole._asdict() | dict(
+            same_lr=self.same_lr, same_steps=self.same_steps, gpus=self.gpus,
+            resolved=resolved)
 
     def _factor(self, batch: int) -> float:
         """Steps at a batch size for each step at the reference."""
@@ -243,7 +203,8 @@ class Plan:
 
     def _drop_checkpoints(self) -> None:
         """Start all norms alike, from scratch if one of them must."""
-        for norm, plan in self._norm_plans.items():
+        for norm in self.whole.norms:
+            plan = parse_norm_cfg(read_norm(norm))
             for key, part in planned_parts(self.cfg.model, plan):
                 for at, cfg in dicts_of(part, key):
                     self._drop_checkpoint(at, cfg, norm, plan)

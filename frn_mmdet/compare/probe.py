@@ -32,13 +32,14 @@ def estimate(folder: Folder, tool: Path, jobs: int, launcher: str) -> str:
         ConfigError: If the training does not start.
     """
     plan = folder.plan
-    batch = min(plan.batch_sizes)
-    cell = Cell(plan.norms[0], batch, plan.lrs[0], 0)
+    batch = min(plan.asked.batch_sizes)
+    cell = Cell(plan.asked.norms[0], batch, plan.asked.lrs[0], 0)
     seconds = _seconds_per_step(folder, cell, tool, jobs, launcher)
     per_image = seconds / (batch * max(1, plan.gpus))
+    waiting = plan.asked.waiting(folder.results())
     left = sum(count * plan.images(batch) * per_image
-               for batch, count in plan.waiting(folder.results()).items())
-    room = plan.count * plan.checkpoint_bytes() / GIB
+               for batch, count in waiting.items())
+    room = plan.asked.count * plan.checkpoint_bytes() / GIB
     return (
         f'A step of {cell.norm} at batch {batch} takes {seconds:.2g} s here; '
         f'at that pace training takes {duration(left / jobs)} with {jobs} '

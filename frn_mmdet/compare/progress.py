@@ -13,9 +13,10 @@ from .result import is_ok
 def describe_end(plan: Plan, results: Mapping[Cell, dict],
                  row: dict) -> str:
     """What became of a cell."""
-    done = sum(cell in results for cell in plan.cells(results))
+    asked = plan.asked
+    done = sum(cell in results for cell in asked.cells(results))
     outcome = f'AP {row["AP"]:.3f}' if is_ok(row) else row['status']
-    return (f'[{done}/{plan.count}] {describe(Cell.of(row))}: {outcome}, '
+    return (f'[{done}/{asked.count}] {describe(Cell.of(row))}: {outcome}, '
             f'{row["seconds"]:.0f} s')
 
 
@@ -61,7 +62,7 @@ def seconds_left(plan: Plan, results: Mapping[Cell, dict],
     if not took:
         return None
     left = -sum(seconds for _, seconds, _ in running)
-    for batch, count in plan.waiting(results).items():
+    for batch, count in plan.asked.waiting(results).items():
         near = took[min(took, key=lambda other: abs(other - batch))]
         left += count * sum(near) / len(near)
     return max(0., left / jobs)

@@ -3,7 +3,7 @@
 import csv
 import shlex
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +19,13 @@ from ..utils.markdown import table
 from .cell import Cell
 from .plan import Plan
 from .progress import describe
-from .result import FIELDS, is_ok
+from .result import COLUMNS, is_ok
 
 matplotlib.use('Agg')  # no display is needed
 
 import matplotlib.pyplot as plt  # noqa: E402
 
-TITLES = dict(AP='AP', AP50='AP50', AP75='AP75', segm_AP='AP of masks')
+PLOTTED = ('AP', 'segm_AP')
 # Told apart without colours, too (colours: Okabe and Ito): colour, line,
 # marker.
 STYLES = [
@@ -68,7 +68,7 @@ def write_report(out: Path, plan: Plan, results: Mapping[Cell, dict],
         command (list[str]): What makes this report.
     """
     with (out / 'results.csv').open('w', newline='') as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator='\n')
+        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
         writer.writeheader()
         writer.writerows(results[cell] for cell in _order(plan, results))
     (out / 'results.md').write_text(_page(plan, results, command))
@@ -77,19 +77,20 @@ def write_report(out: Path, plan: Plan, results: Mapping[Cell, dict],
 
 def _order(plan: Plan, results: Mapping[Cell, dict]) -> list[Cell]:
     """The cells in the order of the plan's lists."""
+    norms, batch_sizes, _, lrs = plan.whole
     return sorted(
         results, key=lambda cell: (
-            plan.norms.index(cell.norm), plan.batch_sizes.index(cell.batch),
-            plan.lrs.index(cell.lr), cell.seed))
+            norms.index(cell.norm), batch_sizes.index(cell.batch),
+            lrs.index(cell.lr), cell.seed))
 
 
 def scores(plan: Plan, results: Mapping[Cell, dict],
            metric: str) -> dict[tuple[str, int], Score]:
-    """A metric of each norm and batch size, at the learning rate chosen."""
+    """A metric of each norm and batch size, at the best learning rate."""
     found = {}
-    for norm in plan.norms:
-        for batch in plan.batch_sizes:
-            lr = plan.chosen_lr(norm, batch, results)
+    for norm in plan.whole.norms:
+        for batch in plan.whole.batch_sizes:
+            lr = plan.whole.best_lr(norm, batch, results)
             rows = [row for cell, row in results.items()
                     if cell[:3] == (norm, batch, lr)]
             found[norm, batch] = Score(
@@ -134,19 +135,20 @@ def clear_winner(column: Mapping[str, Score]) -> str | None:
 
 def _page(plan: Plan, results: Mapping[Cell, dict],
           command: list[str]) -> str:
+    seeds = plan.whole.seeds
     lines = [
         f'# Norms and batch sizes: {plan.config}', '',
         'AP in points of one seed, whose spread is not known.'
-        if plan.seeds == 1 else
-        f'AP in points, mean ± standard deviation of {plan.seeds} seeds. '
+        if seeds == 1 else
+        f'AP in points, mean ± standard deviation of {seeds} seeds. '
         'Bold: its mean less its deviation is above the mean plus the '
         'deviation of every other norm.',
     ]
-    for metric, title in TITLES.items():
-        found = scores(plan, results, metric)
+    for metric, column in COLUMNS.items():
+        found = scores(plan, results, metric) if column.title else {}
         if any(score.values for score in found.values()):
-            lines += ['', f'## {title}', '', _metric_table(plan, found)]
-    lines += ['', *_names(plan.norms), *_protocol(plan, results), '',
+            lines += ['', f'## {column.title}', '', _metric_table(plan, found)]
+    lines += ['', *_names(plan.whole.norms), *_protocol(plan, results), '',
               *_failures(plan, results)]
     versions = ', '.join(
         f'{m.__name__} {m.__version__}'
@@ -156,35 +158,45 @@ def _page(plan: Plan, results: Mapping[Cell, dict],
 
 
 def _metric_table(plan: Plan, found: Mapping[tuple, Score]) -> str:
-    columns = {batch: {norm: found[norm, batch] for norm in plan.norms}
-               for batch in plan.batch_sizes}
-    winners = {batch: clear_winner(column)
-               for batch, column in columns.items()}
-    names = labels(plan.norms)
+    norms, batch_sizes, seeds, _ = plan.whole
+    winners = {batch: clear_winner({
+        norm: found[norm, batch] for norm in norms}) for batch in batch_sizes}
+    return _table(plan, lambda norm, batch: _format(
+        found[norm, batch], winners[batch] == norm, seeds))
+
+
+def _table(plan: Plan, value: Callable[[str, int], str]) -> str:
+    """A value for each norm and batch size."""
+    names = labels(plan.whole.norms)
     return table([
         {'images/GPU': names[norm]} | {
-            str(batch): _format(found[norm, batch], winners[batch] == norm)
-            for batch in plan.batch_sizes
-        } for norm in plan.norms
-    ], ['images/GPU', *map(str, plan.batch_sizes)])
+            str(batch): value(norm, batch)
+            for batch in plan.whole.batch_sizes
+        } for norm in plan.whole.norms
+    ], ['images/GPU', *map(str, plan.whole.batch_sizes)])
 
 
-def _format(score: Score, bold: bool) -> str:
+def _format(score: Score, bold: bool, seeds: int) -> str:
     text = '-'
     if score.values:
         text = f'{100 * score.mean:.1f}'
         if len(score.values) > 1:
             text += f' ± {100 * score.std:.1f}'
         text = f'**{text}**' if bold else text
+    notes = []
+    there = len(score.values) + len(score.failed)
+    if 0 < there < seeds:
+        notes.append(f'{there} seed{"s" * (there > 1)}')
     if score.failed:
         kinds = ', '.join(sorted(set(score.failed)))
-        text = f'{text} ({len(score.failed)} {kinds})'
-    return text
+        notes.append(f'{len(score.failed)} {kinds}')
+    return f'{text} ({", ".join(notes)})' if notes else text
 
 
 def _protocol(plan: Plan, results: Mapping[Cell, dict]) -> list[str]:
     """How it was trained, in sentences."""
-    steps = ', '.join(f'{plan.steps(b)}' for b in plan.batch_sizes)
+    _, batch_sizes, _, lrs = plan.whole
+    steps = ', '.join(f'{plan.steps(b)}' for b in batch_sizes)
     same = 'steps' if plan.same_steps else 'images'
     lines = [
         f'Held constant: {same}. Steps: {steps}. Learning rates are at '
@@ -192,21 +204,17 @@ def _protocol(plan: Plan, results: Mapping[Cell, dict]) -> list[str]:
         + ('the same at every batch size.' if plan.same_lr else
            'grow with the batch.')
     ]
-    if len(plan.lrs) > 1:
-        rates = ', '.join(f'{lr:g}' for lr in plan.lrs)
+    if len(lrs) > 1:
+        rates = ', '.join(f'{lr:g}' for lr in lrs)
         lines += [
             '', f'Of the learning rates {rates}, seed 0 chose for each norm '
             'and batch size (by AP on the images that are reported), and the '
             'other seeds trained at that one:', '',
-            table([
-                {'images/GPU': labels(plan.norms)[norm]} | {
-                    str(batch): _rate(plan.chosen_lr(norm, batch, results))
-                    for batch in plan.batch_sizes
-                } for norm in plan.norms
-            ], ['images/GPU', *map(str, plan.batch_sizes)])
+            _table(plan, lambda norm, batch: _rate(
+                plan.whole.best_lr(norm, batch, results)))
         ]
     else:
-        lines.append(f'Learning rate: {plan.lrs[0]:g}.')
+        lines.append(f'Learning rate: {lrs[0]:g}.')
     return lines + ['', *plan.notes]
 
 
@@ -227,29 +235,30 @@ def _failures(plan: Plan, results: Mapping[Cell, dict]) -> list[str]:
         f'- {describe(cell)}: {results[cell]["status"]}'
         for cell in _order(plan, results) if not is_ok(results[cell])
     ]
-    missing = sum(plan.waiting(results).values())
+    missing = sum(plan.asked.waiting(results).values())
     if missing:
-        lines.append(f'- not trained yet: {missing} of {plan.count}')
+        lines.append(f'- not trained yet: {missing} of {plan.asked.count}')
     return ['Without a result:', '', *lines, ''] if lines else []
 
 
 def _plot(path: Path, plan: Plan, results: Mapping[Cell, dict]) -> None:
     """AP over the batch size, a line a norm."""
     panels: dict[str, Any] = {}
-    for metric in ('AP', 'segm_AP'):
+    for metric in PLOTTED:
         found = scores(plan, results, metric)
         if any(score.values for score in found.values()):
             panels[metric] = found
     figure, axes = plt.subplots(
         1, max(1, len(panels)), squeeze=False, sharey=True,
         layout='constrained', figsize=(1 + 5 * max(1, len(panels)), 4.2))
-    batches = sorted(plan.batch_sizes)
-    names = labels(plan.norms)
+    norms, batch_sizes, seeds, _ = plan.whole
+    batches = sorted(batch_sizes)
+    names = labels(norms)
     for axis, (metric, found) in zip(axes[0], panels.items(), strict=False):
-        for i, norm in enumerate(plan.norms):
+        for i, norm in enumerate(norms):
             color, line, marker = STYLES[i % len(STYLES)]
             # Side by side, so that no error bar hides another.
-            shift = 2**(.05 * (i - (len(plan.norms) - 1) / 2))
+            shift = 2**(.05 * (i - (len(norms) - 1) / 2))
             points = [(batch, found[norm, batch]) for batch in batches
                       if found[norm, batch].values]
             if points:
@@ -259,7 +268,7 @@ def _plot(path: Path, plan: Plan, results: Mapping[Cell, dict]) -> None:
                     [100 * s.std for _, s in points],
                     label=names[norm].replace(':', '\n'), color=color,
                     linestyle=line, marker=marker, capsize=3)
-        axis.set_title(TITLES[metric])
+        axis.set_title(COLUMNS[metric].title)
         axis.set_xscale('log', base=2)
         axis.set_xticks(batches, [str(batch) for batch in batches])
         axis.set(xlabel='images per GPU', ylim=(0, None))
@@ -267,8 +276,8 @@ def _plot(path: Path, plan: Plan, results: Mapping[Cell, dict]) -> None:
         axis.spines[['top', 'right']].set_visible(False)
     if panels:
         axes[0, 0].set_ylabel(
-            'AP' if plan.seeds == 1 else
-            f'AP, mean and deviation of {plan.seeds} seeds')
+            'AP' if seeds == 1 else
+            f'AP, mean and deviation of {seeds} seeds')
         axes[0, -1].legend(
             loc='center left', bbox_to_anchor=(1.02, .5), frameon=False)
     figure.savefig(path, dpi=120)

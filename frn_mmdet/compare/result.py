@@ -1,24 +1,16 @@
-"""What became of one training."""
+"""What became of one training: a row of the results."""
 
 import json
 import math
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..utils.scalars import find_logs, read_scalars
 from .cell import Cell
-
-# Column: the last part of the keys that evaluators log it under (COCO and
-# its like, LVIS, VOC).
-METRICS = dict(
-    AP=('bbox_mAP', 'bbox_AP', 'mAP'),
-    AP50=('bbox_mAP_50', 'bbox_AP50', 'AP50'),
-    AP75=('bbox_mAP_75', 'bbox_AP75', 'AP75'),
-    segm_AP=('segm_mAP', 'segm_AP'))
-FIELDS = ('norm', 'batch', 'lr', 'seed', 'steps', *METRICS, 'loss', 'seconds',
-          'memory_MiB', 'status')
-# What a training that failed has none of.
-MAY_LACK = ('steps', *METRICS, 'loss')
 
 # What mmdet's evaluators log in place of an AP where no box was detected.
 NO_BOXES = 'The testing results of the whole dataset is empty'
@@ -26,12 +18,11 @@ NO_BOXES = 'The testing results of the whole dataset is empty'
 DIVERGED = 'loss become infinite or NaN'
 
 
-def read_result(cell: Cell, folder: Path, log: Path, returncode: int,
-                seconds: float, rss_mib: float, resumed: bool,
-                masks: bool) -> dict:
-    """Read a training that has ended.
+@dataclass
+class Ended:
+    """A training that has ended, as it left its folder.
 
-    Args:
+    Attributes:
         cell (Cell): What was trained.
         folder (Path): Where it wrote.
         log (Path): Its output.
@@ -41,54 +32,145 @@ def read_result(cell: Cell, folder: Path, log: Path, returncode: int,
         resumed (bool): Whether the process went on with an earlier one's
             work, so that seconds and memory are of the last part.
         masks (bool): Whether masks are evaluated.
-
-    Returns:
-        dict: A value for each of :data:`FIELDS`, None where there is none.
-        ``status`` is ok, diverged, or crashed with the reason.
     """
-    records = [r for path in find_logs(folder) for r in read_scalars(path)]
-    training = [r for r in records if 'loss' in r]
-    last = training[-1] if training else {}
-    gpu = [r['memory'] for r in training if 'memory' in r]
-    row = dict.fromkeys(FIELDS)
-    row |= cell._asdict() | dict(
-        steps=last.get('iter', last.get('step')),
-        loss=last.get('loss'),
-        seconds=round(seconds, 1),
-        memory_MiB=max(gpu) if gpu else round(rss_mib))
-    text = log.read_text(errors='replace')
-    loss = row['loss']
-    if DIVERGED in text or loss is not None and not math.isfinite(loss):
-        row['status'] = 'diverged'
-    elif returncode != 0:
-        row['status'] = f'crashed: {reason(text, returncode)}'
-    else:
-        row |= _metrics(records, text, masks)
-        row['status'] = 'ok, resumed' if resumed else 'ok'
-        if row['AP'] is None:
-            row['status'] = 'crashed: it logged no AP'
-    return row
+
+    cell: Cell
+    folder: Path
+    log: Path
+    returncode: int
+    seconds: float
+    rss_mib: float
+    resumed: bool
+    masks: bool
+
+    @property
+    def status(self) -> str:
+        """``ok``, ``diverged``, or ``crashed`` with the reason."""
+        if self._diverged:
+            return 'diverged'
+        if self.returncode != 0:
+            return f'crashed: {reason(self._text, self.returncode)}'
+        if self.metric(*AP) is None:
+            return 'crashed: it logged no AP'
+        return 'ok, resumed' if self.resumed else 'ok'
+
+    def metric(self, *names: str) -> float | None:
+        """The last evaluation's, under the first of its names that is there.
+
+        Of a training that failed there is none.
+        """
+        if self._diverged or self.returncode != 0:
+            return None
+        for name in names:
+            if name in self._metrics:
+                return self._metrics[name]
+        none_found = NO_BOXES in self._text and not any(
+            name in self._metrics for name in AP)
+        of_masks = names[0].startswith('segm')
+        return 0. if none_found and (self.masks or not of_masks) else None
+
+    @property
+    def last_step(self) -> dict:
+        """What it logged of training last; empty if it did not train."""
+        return self._steps[-1] if self._steps else {}
+
+    @property
+    def memory_mib(self) -> int:
+        """Peak memory: the GPU's, if it was on one."""
+        gpu = [step['memory'] for step in self._steps if 'memory' in step]
+        return max(gpu) if gpu else round(self.rss_mib)
+
+    @property
+    def _diverged(self) -> bool:
+        loss = self.last_step.get('loss', 0.)
+        return DIVERGED in self._text or not math.isfinite(loss)
+
+    @cached_property
+    def _text(self) -> str:
+        return self.log.read_text(errors='replace')
+
+    @cached_property
+    def _records(self) -> list[dict]:
+        return [record for path in find_logs(self.folder)
+                for record in read_scalars(path)]
+
+    @cached_property
+    def _steps(self) -> list[dict]:
+        return [record for record in self._records if 'loss' in record]
+
+    @cached_property
+    def _metrics(self) -> dict[str, float]:
+        """What was logged last under the last part of each key."""
+        return {key.rpartition('/')[2]: value for record in self._records
+                for key, value in record.items()
+                if isinstance(value, (int, float)) and value >= 0}
+
+
+class Column(NamedTuple):
+    """A column of the results.
+
+    Attributes:
+        read (callable): Its value of a training that has ended, or None.
+        title (str): Of its own table in the report; empty: it has none.
+    """
+
+    read: Callable[[Ended], Any]
+    title: str = ''
+
+
+def _metric(title: str, *names: str) -> Column:
+    """A metric by the last part of the keys that evaluators log it under."""
+    return Column(lambda ended: ended.metric(*names), title)
+
+
+# Of COCO and its like, LVIS, VOC.
+AP = ('bbox_mAP', 'bbox_AP', 'mAP')
+# What is compared: each line is a column of results.csv and of result.json,
+# and, if it has a title, a table of results.md.
+COLUMNS = dict(
+    norm=Column(lambda ended: ended.cell.norm),
+    batch=Column(lambda ended: ended.cell.batch),
+    lr=Column(lambda ended: ended.cell.lr),
+    seed=Column(lambda ended: ended.cell.seed),
+    steps=Column(lambda ended: ended.last_step.get(
+        'iter', ended.last_step.get('step'))),
+    AP=_metric('AP', *AP),
+    AP50=_metric('AP50', 'bbox_mAP_50', 'bbox_AP50', 'AP50'),
+    AP75=_metric('AP75', 'bbox_mAP_75', 'bbox_AP75', 'AP75'),
+    segm_AP=_metric('AP of masks', 'segm_mAP', 'segm_AP'),
+    loss=Column(lambda ended: ended.last_step.get('loss')),
+    seconds=Column(lambda ended: round(ended.seconds, 1)),
+    memory_MiB=Column(lambda ended: ended.memory_mib),
+    status=Column(lambda ended: ended.status))
+# What every result has, of whatever version.
+NEEDED = dict.fromkeys(('batch', 'lr', 'seed', 'seconds'), (int, float))
+NEEDED |= dict(norm=str, status=str)
+
+
+def row_of(ended: Ended) -> dict:
+    """A value, or None, for each of :data:`COLUMNS`."""
+    return {name: column.read(ended) for name, column in COLUMNS.items()}
 
 
 def read_row(path: Path) -> dict | None:
-    """Read what :func:`read_result` found, and was written to a file.
+    """Read what :func:`row_of` found, and was written to a file.
 
     Args:
         path (Path): JSON.
 
     Returns:
-        dict or None: None if the file holds no such row.
+        dict or None: None if the file holds no such row. A column that was
+        not there when it was written is None.
     """
     try:
         row = json.loads(path.read_text())
-        row = {field: row[field] for field in FIELDS}
-        whole = all(
-            isinstance(value, str) if field in ('norm', 'status') else
-            isinstance(value, (int, float)) or field in MAY_LACK
-            and value is None for field, value in row.items())
+        row = {name: row.get(name) for name in COLUMNS}
+        whole = all(isinstance(row[name], type_)
+                    for name, type_ in NEEDED.items())
+        whole &= all(isinstance(row[name], (int, float, type(None)))
+                     for name, column in COLUMNS.items() if column.title)
         whole &= row['AP'] is not None or not is_ok(row)
-    except (ValueError, TypeError, KeyError, AttributeError,
-            IsADirectoryError):
+    except (ValueError, AttributeError, IsADirectoryError):
         return None
     return row if whole else None
 
@@ -110,16 +192,3 @@ def reason(text: str, returncode: int) -> str:
         text, re.MULTILINE)
     line = errors[-1] if errors else f'exit status {returncode}'
     return ' '.join(line.split())[:300]
-
-
-def _metrics(records: list[dict], text: str, masks: bool) -> dict:
-    """The APs of the last evaluation."""
-    found = {}
-    for record in records:
-        for key, value in record.items():
-            for column, names in METRICS.items():
-                if key.rpartition('/')[2] in names and value >= 0:
-                    found[column] = value
-    if not found and NO_BOXES in text:
-        found = dict(AP=0., AP50=0., AP75=0., segm_AP=0. if masks else None)
-    return found

@@ -23,7 +23,7 @@ from .progress import (
     seconds_left,
 )
 from .report import write_report
-from .result import read_result
+from .result import Ended, row_of
 from .schedule import by_epoch
 
 POLL = .2  # seconds between looks at the trainings
@@ -52,7 +52,7 @@ class Runner:
         tool (Path): ``tools/train.py``.
         jobs (int): How many cells side by side.
         launcher (str): See :func:`command`.
-        command (list[str]): What the user typed, for the report.
+        command (list[str]): What the user typed, to be kept.
         say (callable): Takes lines of progress.
     """
 
@@ -72,8 +72,11 @@ class Runner:
         Returns:
             int: 0 if every cell has ended; otherwise the signal by which
             it was stopped.
+
+        Raises:
+            ConfigError: See :meth:`Folder.open`.
         """
-        with self.folder.lock() as lock, _signals(self._stop):
+        with self.folder.open(self.command) as lock, _signals(self._stop):
             for sentence in self.folder.set_broken_aside():
                 self._say(sentence)
             results = self.folder.results()
@@ -108,7 +111,7 @@ class Runner:
         if len(self._running) == self.jobs:
             return  # most polls find nothing to do
         running = {training.cell for training in self._running}
-        waiting = (cell for cell in self.plan.cells(results)
+        waiting = (cell for cell in self.plan.asked.cells(results)
                    if cell not in results and cell not in running)
         free = set(range(self.jobs)) - {t.slot for t in self._running}
         for slot, cell in zip(sorted(free), waiting, strict=False):
@@ -159,10 +162,10 @@ class Runner:
 
     def _read(self, training: Training) -> dict:
         folder = self.folder.cell(training.cell)
-        return read_result(
+        return row_of(Ended(
             training.cell, folder, folder / 'log.txt',
             training.process.returncode, time.monotonic() - training.start,
-            training.rss_mib, training.resumed, self.plan.masks)
+            training.rss_mib, training.resumed, self.plan.masks))
 
     def _left(self, results: dict) -> str:
         """The estimate, for the end of a line."""

@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import ConfigError
+from .grid import Grid
 from .plan import Plan
 
-# Of a plan these may grow from one command to the next; the rest is the same.
-LISTS = ('norms', 'batch_sizes', 'lrs')
+# Of a plan these are the same in all commands, and its config is.
+SAME = ('same_lr', 'same_steps', 'gpus')
 
 
-def read_plan(path: Path, like: dict) -> dict:
+def read_plan(path: Path) -> dict:
     """Read the plan that a folder was begun with.
 
     Args:
         path (Path): Its ``plan.json``.
-        like (dict): A plan's fingerprint.
 
     Returns:
         dict: The other plan's fingerprint.
@@ -27,9 +27,8 @@ def read_plan(path: Path, like: dict) -> dict:
     """
     try:
         plan = json.loads(path.read_text())['plan']
-        whole = all(isinstance(plan[key], type(value)) and plan[key] != []
-                    for key, value in like.items())
         _values(plan['resolved'])
+        whole = _is_grid(grid_of(plan)) and all(key in plan for key in SAME)
     except (ValueError, TypeError, KeyError, SyntaxError, AttributeError):
         whole = False
     if not whole:
@@ -39,8 +38,15 @@ def read_plan(path: Path, like: dict) -> dict:
     return plan
 
 
+def grid_of(plan: dict) -> Grid:
+    """What a plan's fingerprint says is compared."""
+    return Grid(*(plan[field] for field in Grid._fields))
+
+
 def difference(old: dict, new: dict, plan: Plan) -> str | None:
     """What keeps a plan from going on with the results of an older one.
+
+    Norms, batch sizes, seeds and learning rates may be any.
 
     Args:
         old (dict): The older one's fingerprint.
@@ -50,19 +56,21 @@ def difference(old: dict, new: dict, plan: Plan) -> str | None:
     Returns:
         str or None: In words; None if it may go on.
     """
-    for key, value in new.items():
-        if key == 'resolved':
-            return _config_difference(
-                _values(old[key]), _values(value), plan)
-        if key in LISTS:
-            same = all(item in value for item in old[key])
-        elif key == 'seeds':
-            same = old[key] <= value
-        else:
-            same = old[key] == value
-        if not same:
-            return f'{key} {old[key]}, here {value}'
-    return None
+    for key in SAME:
+        if old[key] != new[key]:
+            return f'{key} {old[key]}, here {new[key]}'
+    return _config_difference(
+        _values(old['resolved']), _values(new['resolved']), plan)
+
+
+def _is_grid(grid: Grid) -> bool:
+    """Whether the lists hold what they should."""
+    norms, batch_sizes, seeds, lrs = grid
+    return all(
+        isinstance(values, list) and values and all(
+            isinstance(value, kind) for value in values)
+        for values, kind in ((norms, str), (batch_sizes, int),
+                             (lrs, (int, float)), ([seeds], int)))
 
 
 def _config_difference(there: dict, here: dict, plan: Plan) -> str | None:

@@ -2,7 +2,12 @@ import math
 
 import pytest
 
-from frn_mmdet.compare.arguments import check_numbers, read_norms
+from frn_mmdet.compare.arguments import (
+    check_norms,
+    check_numbers,
+    check_spelling,
+)
+from frn_mmdet.compare.grid import Grid
 from frn_mmdet.errors import ConfigError
 
 
@@ -26,7 +31,7 @@ def sentence(call):
     ('GN:num_groups=8:eps=1e-3', 'GN:eps=1e-3:num_groups=8'),
 ])
 def test_norms_that_mean_the_same(one, other):
-    text = sentence(lambda: read_norms(['IN:eps=.1', one, other], 0))
+    text = sentence(lambda: check_norms(['IN:eps=.1', one, other], 0))
     assert text.startswith(f'--norms: {one} and {other} mean the same')
 
 
@@ -37,13 +42,25 @@ def test_norms_that_mean_the_same(one, other):
     ('BN', 'BN:requires_grad=false'), ('BN', 'BRN'), ('LN', 'LFRN'),
 ])
 def test_norms_that_differ(one, other):
-    assert list(read_norms([one, other], 0)) == [one, other]
+    check_norms([one, other], 0)
+    check_spelling(Grid([one], [2], 1, [.1]), Grid([other], [2], 1, [.1]))
+
+
+@pytest.mark.parametrize('asked, begun, words', [
+    (('FRN+TLU', .1), ('FRN', .1), '--norms: FRN+TLU is FRN in the folder'),
+    (('GN:eps=1e-5', .1), ('GN', .1), '--norms: GN:eps=1e-5 is GN in'),
+    (('FRN', .1), ('FRN', .10000001), '--lr: 0.1 is 0.10000001 in the folder'),
+])
+def test_what_the_folder_has_by_another_name(asked, begun, words):
+    grids = [Grid([norm], [2], 1, [lr]) for norm, lr in (asked, begun)]
+    assert sentence(lambda: check_spelling(*grids)).startswith(words)
+    check_spelling(grids[0], grids[0])
 
 
 def test_a_name_that_no_folder_can_have():
-    text = sentence(lambda: read_norms([f'FRN:eps=0.{"0" * 280}1'], 0))
+    text = sentence(lambda: check_norms([f'FRN:eps=0.{"0" * 280}1'], 0))
     assert 'too long' in text
-    read_norms([f'FRN:eps=0.{"0" * 20}1'], 0)
+    check_norms([f'FRN:eps=0.{"0" * 20}1'], 0)
 
 
 @pytest.mark.parametrize('args, words', [

@@ -9,8 +9,8 @@ import pytest
 
 from frn_mmdet.compare import Cell
 from frn_mmdet.compare import folder as folder_module
-from frn_mmdet.compare.folder import Folder
-from frn_mmdet.compare.result import FIELDS
+from frn_mmdet.compare.folder import Folder, begun_in
+from frn_mmdet.compare.result import COLUMNS, Column
 from frn_mmdet.errors import ConfigError
 
 
@@ -22,9 +22,15 @@ def refused(folder, *words):
         assert word in str(error.value)
 
 
+def begin(folder, command=()):
+    """What a command writes before it trains."""
+    with folder.open(list(command)):
+        pass
+
+
 def result(cell, **more):
     """A row as a training leaves it."""
-    return dict.fromkeys(FIELDS) | cell._asdict() | dict(
+    return dict.fromkeys(COLUMNS) | cell._asdict() | dict(
         AP=.5, seconds=9., memory_MiB=600, status='ok') | more
 
 
@@ -33,7 +39,7 @@ def test_results_are_kept(make_plan, tmp_path):
     folder = Folder(tmp_path / 'out', plan)
     folder.check(1)
     assert not folder.out.exists()  # a look changes nothing
-    folder.write(['python', 'a.py'])
+    begin(folder, ['python', 'a.py'])
     about = json.loads((folder.out / 'plan.json').read_text())
     assert about['command'] == ['python', 'a.py']
     assert about['environment']['PyTorch'].startswith('2.')
@@ -65,9 +71,10 @@ def test_a_broken_result_is_moved_aside(make_plan, tmp_path):
             b'', b'{"norm": "FRN", "ba', b'\xff\xfe', b'[]', b'7', b'{}',
             b'null', *(json.dumps(value).encode() for value in (
                 dict(norm='BN', AP=.5), row | dict(AP='high'),
+                row | dict(segm_AP='low'), row | dict(norm=3),
                 row | dict(AP=None), row | dict(seconds=None), of_another))]):
         folder = Folder(tmp_path / str(i), plan)
-        folder.write([])
+        begin(folder)
         broken = break_result(folder, cell, content)
         folder.cell(good).mkdir()
         folder.add(good, result(good))
@@ -86,7 +93,7 @@ def test_a_broken_result_is_moved_aside(make_plan, tmp_path):
 def test_a_result_that_is_not_of_the_plan_is_left_alone(make_plan, tmp_path):
     """A seed more would be part of the mean, another norm of no table."""
     folder = Folder(tmp_path, make_plan(['BN'], seeds=2))
-    folder.write([])
+    begin(folder)
     for cell in (Cell('BN', 4, .012, 2), Cell('IN', 4, .012, 0)):
         break_result(folder, cell, json.dumps(result(cell)).encode())
     assert folder.results() == {}
@@ -116,21 +123,21 @@ def test_what_is_no_folder(make_plan, tmp_path):
 def test_what_no_look_foresees(make_plan, tmp_path):
     folder = Folder(tmp_path / ('long' * 100), make_plan(['BN']))
     with pytest.raises(ConfigError, match='--out: .* cannot be written'):
-        folder.write([])
+        begin(folder)
 
 
 def test_a_folder_within_that_cannot_be_written_to(make_plan, tmp_path):
     folder = Folder(tmp_path, make_plan(['BN']))
     (tmp_path / 'plan.part').mkdir()
     with pytest.raises(ConfigError, match='--out: .* cannot be written'):
-        folder.write([])
+        begin(folder)
 
 
 def test_no_space(make_plan, tmp_path):
     """More seeds than this disk has room for."""
     plan = make_plan(seeds=10**9)
     room = shutil.disk_usage(tmp_path).free
-    assert plan.checkpoint_bytes() * plan.count > room
+    assert plan.checkpoint_bytes() * plan.asked.count > room
     refused(Folder(tmp_path / 'a/b', plan), 'GiB free', 'checkpoints take')
     assert not (tmp_path / 'a').exists()
 
@@ -143,25 +150,91 @@ def test_a_folder_that_cannot_be_written(make_plan, tmp_path):
 
 def test_an_interrupted_write_leaves_the_old_file(make_plan, tmp_path):
     folder = Folder(tmp_path, make_plan())
-    folder.write(['first'])
+    begin(folder, ['first'])
     with pytest.raises(TypeError):
-        folder.write([object()])  # JSON fails on it, half-way
+        begin(folder, [object()])  # JSON fails on it, half-way
     assert json.loads((tmp_path / 'plan.json').read_text())[
         'command'] == ['first']
+
+
+def test_a_result_of_before_a_column_was_new(
+        make_plan, tmp_path, monkeypatch):
+    """It is none, and the cell is not trained again."""
+    folder = Folder(tmp_path, make_plan(['BN']))
+    begin(folder)
+    cell = Cell('BN', 4, .012, 0)
+    old = {key: value for key, value in result(cell).items()
+           if key not in ('memory_MiB', 'AP75')}
+    break_result(folder, cell, json.dumps(old).encode())
+    monkeypatch.setitem(COLUMNS, 'new', Column(lambda ended: 1))
+    assert folder.results() == {cell: old | dict(
+        memory_MiB=None, AP75=None, new=None)}
+    assert folder.set_broken_aside() == []
+
+
+def test_a_result_of_after_a_column_was_new(make_plan, tmp_path):
+    folder = Folder(tmp_path, make_plan(['BN']))
+    begin(folder)
+    cell = Cell('BN', 4, .012, 0)
+    break_result(folder, cell, json.dumps(result(cell, new='x')).encode())
+    assert folder.results() == {cell: result(cell)}
 
 
 def test_one_command_at_a_time(make_plan, tmp_path, monkeypatch):
     """Also when the command is dead and one of its trainings is not."""
     monkeypatch.setattr(folder_module, 'LOCK_PATIENCE', .1)
     folder = Folder(tmp_path, make_plan())
-    with folder.lock() as lock:
+    with folder.open([]) as lock:
         orphan = subprocess.Popen(
             [sys.executable, '-c', 'input()'], stdin=subprocess.PIPE,
             pass_fds=(lock, ))
-        with pytest.raises(ConfigError, match='still run'), folder.lock():
+        with pytest.raises(ConfigError, match='still run'), folder.open([]):
             pass
-    with pytest.raises(ConfigError, match='still run'), folder.lock():
+    with pytest.raises(ConfigError, match='still run'), folder.open([]):
         pass
     orphan.communicate(b'\n')
-    with folder.lock() as lock:
+    with folder.open([]) as lock:
         assert fcntl.fcntl(lock, fcntl.F_GETFD) >= 0
+
+
+def everything_in(folder):
+    return {path: path.stat().st_mtime_ns if path.is_dir() else
+            path.read_bytes() for path in folder.rglob('*')}
+
+
+def test_a_command_that_is_kept_out_leaves_no_trace(
+        make_plan, tmp_path, monkeypatch):
+    """The one that trains could not go on with another plan.json."""
+    monkeypatch.setattr(folder_module, 'LOCK_PATIENCE', .1)
+    folder = Folder(tmp_path, make_plan(['BN']))
+    with folder.open(['first']):
+        before = everything_in(tmp_path)
+        other = Folder(tmp_path, make_plan(
+            ['IN'], [1], 3, begun=begun_in(tmp_path)))
+        other.check(1)
+        with pytest.raises(ConfigError, match='still run'), \
+                other.open(['second']):
+            pass
+        assert everything_in(tmp_path) == before
+    Folder(tmp_path, make_plan(['BN'], begun=begun_in(tmp_path))).check(1)
+
+
+def test_two_that_begin_at_once(make_plan, tmp_path, monkeypatch):
+    """The second finds a lock and no plan yet, then another's plan."""
+    monkeypatch.setattr(folder_module, 'LOCK_PATIENCE', .1)
+    out = tmp_path / 'out'
+    one, two, other = (Folder(out, make_plan(norms)) for norms in (
+        ['BN'], ['BN'], ['IN']))
+    with one._lock():
+        two.check(1)
+    with one.open(['first']):
+        two.check(1)
+        with pytest.raises(ConfigError, match='still run'), two.open([]):
+            pass
+    before = (out / 'plan.json').read_bytes()
+    with two.open(['second']):  # the first has ended meanwhile
+        assert (out / 'plan.json').read_bytes() != before
+    before = everything_in(out)
+    with pytest.raises(ConfigError, match='start it again'), other.open([]):
+        pass
+    assert everything_in(out) == before

@@ -4,42 +4,10 @@ import pytest
 from mmdet.registry import MODELS
 
 from frn_mmdet.compare import Cell
+from frn_mmdet.compare.grid import Grid
 from frn_mmdet.errors import ConfigError
 
 STOCK = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
-
-
-def rows(plan, ap):
-    """Results of all cells that a plan names, as if trained."""
-    return {cell: dict(cell._asdict(), AP=ap(cell)) for cell in plan.cells({})}
-
-
-def test_every_norm_batch_size_and_seed(make_plan):
-    plan = make_plan(seeds=3)
-    cells = plan.cells({})
-    assert len(set(cells)) == len(cells) == plan.count == 12
-    assert {c.norm for c in cells} == {'FRN', 'BN'}
-    assert {c.batch for c in cells} == {4, 2}
-    assert {c.seed for c in cells} == {0, 1, 2}
-    # A stop half-way leaves a whole table of fewer seeds.
-    assert [c.seed for c in cells] == sorted(c.seed for c in cells)
-    assert len({c.name for c in cells}) == 12
-
-
-def test_seed_0_chooses_the_learning_rate(make_plan):
-    plan = make_plan(seeds=3, lrs=[.1, .2, .3])
-    assert {c.seed for c in plan.cells({})} == {0}
-    assert plan.chosen_lr('FRN', 4, {}) is None
-    best = {('FRN', 4): .3, ('FRN', 2): .1, ('BN', 4): .2, ('BN', 2): .1}
-    # One diverged everywhere: the first rate then.
-    results = rows(plan, lambda c: None if c[:2] == ('BN', 2)
-                   else 1 - abs(c.lr - best[c[:2]]))
-    assert {key: plan.chosen_lr(*key, results) for key in best} == best
-    cells = plan.cells(results)
-    assert len(cells) == plan.count == 4 * (3 + 2)
-    assert {c[:3] for c in cells if c.seed} == {
-        (*key, lr) for key, lr in best.items()}
-    assert plan.waiting(results) == {4: 4, 2: 4}
 
 
 def test_images_are_held_and_the_learning_rate_grows(make_plan):
@@ -140,6 +108,16 @@ def test_the_plan_is_told(make_plan):
     assert 'FRN: 23 norms, 17 TLU' in text
     assert 'BN: 27 norms, 0 TLU' in text
     assert '| 2          | CPU  | 40    | 80     | 0.00125, 0.0025 |' in text
+
+
+def test_what_was_asked_for_before_is_compared_and_not_trained(make_plan):
+    begun = Grid(['IN', 'BN'], [8, 2], 3, [.5, .012])
+    plan = make_plan(['BN'], [2, 4], 1, begun=begun)
+    assert plan.asked == Grid(['BN'], [2, 4], 1, [.012])
+    assert plan.whole == Grid(['BN', 'IN'], [2, 4, 8], 3, [.012, .5])
+    text = plan.describe()
+    assert '= 2 trainings' in text and 'IN:' not in text
+    assert 'earlier commands' in text
 
 
 @pytest.mark.parametrize('args, words', [

@@ -21,7 +21,7 @@ def plan(make_plan):
 
 
 def first(plan, batch):
-    return next(c for c in plan.cells({}) if c.batch == batch)
+    return next(c for c in plan.asked.cells({}) if c.batch == batch)
 
 
 def test_nothing_tells_yet(plan):

@@ -6,6 +6,7 @@ import matplotlib.image
 import pytest
 
 from frn_mmdet.compare import Cell
+from frn_mmdet.compare.grid import Grid
 from frn_mmdet.compare.report import (
     STYLES,
     Score,
@@ -13,7 +14,7 @@ from frn_mmdet.compare.report import (
     labels,
     write_report,
 )
-from frn_mmdet.compare.result import FIELDS
+from frn_mmdet.compare.result import COLUMNS, Column
 
 APS = {  # norm, batch: of the seeds
     ('FRN', 4): [.30, .32, .31],
@@ -24,7 +25,7 @@ APS = {  # norm, batch: of the seeds
 
 
 def row(cell, ap, **more):
-    values = dict.fromkeys(FIELDS) | cell._asdict()
+    values = dict.fromkeys(COLUMNS) | cell._asdict()
     status = 'diverged' if ap is None else 'ok'
     return values | dict(AP=ap, AP50=ap, status=status, seconds=1.) | more
 
@@ -34,7 +35,7 @@ def report(make_plan, tmp_path):
     """report(results, **plan): the page of some results."""
 
     def _report(results, **args):
-        plan = make_plan(seeds=3, **args)
+        plan = make_plan(**dict(seeds=3) | args)
         write_report(tmp_path, plan, results, ['python', 'a b.py'])
         return (tmp_path / 'results.md').read_text()
 
@@ -43,7 +44,7 @@ def report(make_plan, tmp_path):
 
 @pytest.fixture
 def results(make_plan):
-    lr, = make_plan().lrs
+    lr, = make_plan().asked.lrs
     return {cell: row(cell, ap) for (norm, batch), aps in APS.items()
             for seed, ap in enumerate(aps)
             for cell in [Cell(norm, batch, lr, seed)]}
@@ -83,17 +84,48 @@ def test_the_learning_rate_that_was_chosen(report):
             cell = Cell(norm, batch, lr, 0)
             results[cell] = row(cell, ap)
     page = report(results, lrs=[.1, .2])
-    assert cells_of(page, 'AP', 'FRN') == ['20.0', '30.0']
+    assert cells_of(page, 'AP', 'FRN') == ['20.0 (1 seed)', '30.0 (1 seed)']
     assert '| FRN        | 0.1 | 0.2 |' in page
     # The rate that lost is in the list of what failed, not in the table.
     assert '- FRN, batch 4, LR 0.2, seed 0: diverged' in page
+
+
+def test_fewer_are_asked_for_than_are_there(report, results):
+    """All is reported; a mean over fewer seeds says so."""
+    lost = Cell('BN', 2, .012, 1)
+    results = {cell: r for cell, r in results.items() if cell != lost}
+    page = report(
+        results, norms=['BN'], batch_sizes=[2], seeds=1,
+        begun=Grid(['FRN', 'BN'], [4, 2], 3, [.012]))
+    assert '| images/GPU | 2 ' in page
+    assert cells_of(page, 'AP', 'FRN') == ['25.0 ± 5.0', '**31.0 ± 1.0**']
+    assert cells_of(page, 'AP', 'BN') == [
+        '24.0 (2 seeds, 1 diverged)', '21.0 ± 1.0']
+    assert 'deviation of 3 seeds' in page
+    assert 'not trained yet' not in page  # nobody asks for it now
+
+
+def test_a_column_is_one_line(report, results, tmp_path, monkeypatch):
+    """In the file of all trainings, and as a table if it has a title."""
+    monkeypatch.setitem(COLUMNS, 'AP_small', Column(None, 'AP of the small'))
+    monkeypatch.setitem(COLUMNS, 'host', Column(None))
+    results = {cell: r | dict(host='a', AP_small=.5) if cell.norm == 'FRN'
+               else r | dict(host=None, AP_small=None)
+               for cell, r in results.items()}
+    page = report(results)
+    assert cells_of(page, 'AP of the small', 'FRN') == [
+        '50.0 ± 0.0', '50.0 ± 0.0']
+    assert 'host' not in page
+    with (tmp_path / 'results.csv').open() as file:
+        assert [(r['host'], r['AP_small']) for r in csv.DictReader(file)] == (
+            [('a', '0.5')] * 6 + [('', '')] * 6)
 
 
 def test_every_training_is_a_row(report, results, tmp_path):
     report(results)
     with (tmp_path / 'results.csv').open() as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == FIELDS
+    assert list(rows[0]) == list(COLUMNS)
     assert [float(r['AP']) for r in rows if r['AP']] == [
         ap for aps in APS.values() for ap in aps if ap is not None]
     assert [r['status'] for r in rows].count('diverged') == 1

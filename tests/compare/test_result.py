@@ -5,7 +5,7 @@ import json
 import pytest
 
 from frn_mmdet.compare.cell import Cell
-from frn_mmdet.compare.result import FIELDS, is_ok, read_result, reason
+from frn_mmdet.compare.result import COLUMNS, Ended, is_ok, reason, row_of
 
 CELL = Cell('GN:num_groups=8', 4, .02, 1)
 
@@ -24,8 +24,8 @@ def read(tmp_path):
             file.write_text('\n'.join(map(json.dumps, records)))
         log = tmp_path / 'log.txt'
         log.write_text(text)
-        return read_result(CELL, tmp_path, log, returncode, 12.34, 600.7,
-                           resumed, masks)
+        return row_of(Ended(CELL, tmp_path, log, returncode, 12.34, 600.7,
+                            resumed, masks))
 
     return _read
 
@@ -40,7 +40,7 @@ def coco(ap, **more):
 
 def test_the_last_evaluation_counts(read):
     row = read([train(10, 2.), coco(.1), train(20, 1.), coco(.3)])
-    assert tuple(row) == FIELDS
+    assert list(row) == list(COLUMNS)
     assert row | {'AP75': None} == dict(
         norm='GN:num_groups=8', batch=4, lr=.02, seed=1, steps=20, AP=.3,
         AP50=.9, AP75=None, segm_AP=None, loss=1., seconds=12.3,
@@ -128,6 +128,5 @@ def test_a_line_cut_by_a_kill_is_left_out(tmp_path, read):
     row = read([train(1, 1.), coco(.5)])
     log = next(tmp_path.glob('*/vis_data/scalars.json'))
     log.write_text(log.read_text() + '\n{"loss": 9')
-    again = read_result(CELL, tmp_path, tmp_path / 'log.txt', 0, 12.34, 600.7,
-                        False, False)
-    assert again == row
+    assert row_of(Ended(CELL, tmp_path, tmp_path / 'log.txt', 0, 12.34, 600.7,
+                        False, False)) == row

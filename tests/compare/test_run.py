@@ -71,7 +71,6 @@ def test_two_processes_a_training(make_plan, tmp_path):
     """torchrun, here with gloo: a GPU is not needed to count the steps."""
     plan = make_plan(['FRN'], [2], 1, gpus=2, options=OPTIONS)
     folder = Folder(tmp_path / 'out', plan)
-    folder.write([])
     lines = []
     assert Runner(folder, TRAIN, say=lines.append).run() == 0
     row, = folder.results().values()
@@ -86,8 +85,7 @@ def test_a_killed_cell_goes_on_from_its_checkpoint(make_plan, tmp_path):
     options = OPTIONS | {'train_cfg.max_epochs': 40}
     plan = make_plan(['FRN'], [2], 1, options=options)
     folder = Folder(tmp_path / 'out', plan)
-    folder.write([])
-    cell, = plan.cells({})
+    cell, = plan.asked.cells({})
 
     class Stopped(Runner):
         """Stops as Ctrl-C would, once there is a checkpoint."""

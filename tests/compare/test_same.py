@@ -8,7 +8,8 @@ from pathlib import Path
 import mmdet
 import pytest
 
-from frn_mmdet.compare.folder import Folder
+from frn_mmdet.compare.folder import Folder, begun_in
+from frn_mmdet.compare.grid import Grid
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.switch.norms import read_norm
 
@@ -38,42 +39,54 @@ def stock_plan(plan, stock_options):
 
 
 def begin(out, plan):
-    Folder(out, plan).write([])
+    with Folder(out, plan).open([]):
+        pass
 
 
-def refused(out, plan, *words):
+def go_on(out, make, *args, **options):
+    """A command in a folder that is begun; its plan."""
+    plan = make(*args, begun=begun_in(out), **options)
+    Folder(out, plan).check(1)
+    return plan
+
+
+def refused(out, make, *args, words, **options):
     with pytest.raises(ConfigError) as error:
-        Folder(out, plan).check(1)
+        go_on(out, make, *args, **options)
     assert '\n' not in str(error.value)
     for word in words:
         assert word in str(error.value)
 
 
-def test_a_norm_more_or_another_order(plan, tmp_path):
-    begin(tmp_path, plan(['IN', 'BN']))
-    for norms in (['IN', 'BN', 'GN:num_groups=8'], ['BN', 'IN'],
-                  ['FRN', 'BN', 'IN']):
-        Folder(tmp_path, plan(norms)).check(1)
+def test_fewer_or_others_go_on(plan, tmp_path):
+    """What is asked is trained, what is there is compared."""
+    begin(tmp_path, plan(['IN', 'BN'], lrs=[.012, .024]))
+    fewer = go_on(tmp_path, plan, ['BN'], batch_sizes=[2], seeds=1)
+    assert fewer.asked == Grid(['BN'], [2], 1, [.012])
+    begin(tmp_path, fewer)
+    assert begun_in(tmp_path) == Grid(
+        ['BN', 'IN'], [2, 4], 2, [.012, .024])
+    others = go_on(tmp_path, plan, ['LN'], batch_sizes=[8], seeds=3, lrs=[.1])
+    assert others.asked == Grid(['LN'], [8], 3, [.1])
+    begin(tmp_path, others)
+    assert begun_in(tmp_path) == Grid(
+        ['LN', 'BN', 'IN'], [8, 2, 4], 3, [.1, .012, .024])
 
 
-def test_the_same_plan_or_more(plan, tmp_path):
+def test_the_configs_own_norm_is_of_no_concern(plan, tmp_path):
+    """Each cell has the command line's."""
     begin(tmp_path, plan())
-    for more in (
-            dict(batch_sizes=[8, 2, 4]), dict(batch_sizes=[2, 4]),
-            dict(seeds=3), dict(lrs=[.024, .012]), dict(lrs=[.012]),
-            # Whatever the config names, each cell has the command line's.
-            dict(options={'model.norm_cfg': 'GN'}),
-            dict(options={'model.norm_cfg.type': 'IN',
-                          'model.norm_cfg.eps': .1}),
-            dict(options={'model.type': 'RetinaNet'})):
-        Folder(tmp_path, plan(**more)).check(1)
+    for options in ({'model.norm_cfg': 'GN'},
+                    {'model.norm_cfg.type': 'IN', 'model.norm_cfg.eps': .1},
+                    {'model.type': 'RetinaNet'}):
+        go_on(tmp_path, plan, options=options)
 
 
 def test_the_order_of_options(plan, tmp_path):
     options = {'train_cfg.max_epochs': 2, 'model.bbox_head.num_classes': 4}
     begin(tmp_path, plan(options=options))
     options = dict(reversed(list(options.items())))
-    Folder(tmp_path, plan(options=options)).check(1)
+    go_on(tmp_path, plan, options=options)
 
 
 def test_a_config_by_any_of_its_paths(plan, root, tmp_path, monkeypatch):
@@ -86,20 +99,20 @@ def test_a_config_by_any_of_its_paths(plan, root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in (os.path.relpath(root / 'configs' / name), f'link/{name}',
                  './mine.py'):
-        Folder(tmp_path / 'out', plan(config=path)).check(1)
+        go_on(tmp_path / 'out', plan, config=path)
 
 
 def test_mmdets_own_config_by_both_of_its_names(stock_plan, tmp_path):
     folder = Path(mmdet.__file__).parent / '.mim/configs'
     begin(tmp_path, stock_plan('BN'))
-    Folder(tmp_path, stock_plan(
-        'BN', config=folder / STOCK.partition('::')[2])).check(1)
+    go_on(tmp_path, stock_plan, 'BN',
+          config=folder / STOCK.partition('::')[2])
 
 
 def as_earlier_versions_wrote(plan):
     """They left the last norm in the config, and named the config's path."""
     cfg = copy.deepcopy(plan.cfg)
-    cfg.model.norm_cfg = read_norm(plan.norms[-1])
+    cfg.model.norm_cfg = read_norm(plan.asked.norms[-1])
     return dict(plan.fingerprint(), config='some/path.py',
                 resolved=cfg.pretty_text)
 
@@ -108,10 +121,11 @@ def test_a_folder_of_an_earlier_version(plan, tmp_path):
     old = as_earlier_versions_wrote(plan(['IN', 'GN:num_groups=8']))
     assert 'norm_cfg=dict(num_groups=8' in old['resolved']
     (tmp_path / 'plan.json').write_text(json.dumps(dict(plan=old)))
-    Folder(tmp_path, plan(['BN', 'IN', 'GN:num_groups=8'])).check(1)
-    refused(tmp_path, plan(
-        ['IN', 'GN:num_groups=8'], options={'train_cfg.max_epochs': 2}),
-        'train_cfg.max_epochs 5, here 2')
+    go_on(tmp_path, plan, ['BN', 'IN', 'GN:num_groups=8'])
+    go_on(tmp_path, plan, ['BN'])
+    refused(tmp_path, plan, ['IN', 'GN:num_groups=8'],
+            options={'train_cfg.max_epochs': 2},
+            words=['train_cfg.max_epochs 5, here 2'])
 
 
 def test_another_layout_of_the_text(plan, tmp_path):
@@ -124,14 +138,10 @@ def test_another_layout_of_the_text(plan, tmp_path):
         '(\n', '(')
     assert content['plan']['resolved'] != text
     path.write_text(json.dumps(content))
-    Folder(tmp_path, plan()).check(1)
+    go_on(tmp_path, plan)
 
 
 @pytest.mark.parametrize('args, words', [
-    (dict(norms=['IN']), ["norms ['BN']", "here ['IN']"]),
-    (dict(batch_sizes=[4]), ['batch_sizes [4, 2]']),
-    (dict(lrs=[.1]), ['lrs [0.012]', '[0.1]']),
-    (dict(seeds=1), ['seeds 2, here 1']),
     (dict(same_lr=True), ['same_lr False, here True']),
     (dict(gpus=1), ['gpus 0, here 1']),
     (dict(options={'train_cfg.max_epochs': 2}),
@@ -144,26 +154,39 @@ def test_another_layout_of_the_text(plan, tmp_path):
 ])
 def test_another_plan_is_refused(plan, tmp_path, args, words):
     begin(tmp_path, plan())
-    refused(tmp_path, plan(**args), 'results of another plan', *words)
+    refused(tmp_path, plan, **args, words=['results of another plan', *words])
 
 
 def test_a_norm_that_would_take_the_checkpoint(stock_plan, tmp_path):
     """BN from ImageNet and GN from scratch are no comparison."""
     begin(tmp_path, stock_plan('BN'))
-    refused(tmp_path, stock_plan('BN', 'GN'), 'another plan',
-            'torchvision://resnet50', 'cannot start GN', '--pretrained')
-    Folder(tmp_path, stock_plan('BN', 'GN', pretrained=True)).check(1)
+    refused(tmp_path, stock_plan, 'BN', 'GN', words=[
+        'another plan', 'torchvision://resnet50', 'cannot start GN',
+        '--pretrained'])
+    go_on(tmp_path, stock_plan, 'BN', 'GN', pretrained=True)
+
+
+def test_a_norm_that_has_taken_the_checkpoint(stock_plan, tmp_path):
+    """BN alone goes on from scratch, since that is how it is there."""
+    begin(tmp_path, stock_plan('BN', 'GN'))
+    plan = go_on(tmp_path, stock_plan, 'BN')
+    assert plan.asked.norms == ['BN']
+    assert 'cannot start GN' in plan.describe()
 
 
 def test_a_broken_plan_is_one_sentence(plan, tmp_path):
     mine = plan()
     good = mine.fingerprint()
-    Folder(tmp_path, mine).write([])
+    begin(tmp_path, mine)
     broken = [b'', b'{"command": [], "pl', b'\xff', b'[]', b'3', b'{}',
               b'{"plan": {}}', b'{"plan": []}']
     broken += [json.dumps(dict(plan=good | change)).encode() for change in (
-        dict(norms='FRN'), dict(norms=[]), dict(seeds=None), dict(lrs=3),
+        dict(norms='FRN'), dict(norms=[]), dict(norms=[3]), dict(lrs=['a']),
+        dict(seeds=None), dict(lrs=3),
         dict(resolved='a = ('), dict(resolved='import a'), dict(resolved=3))]
     for content in broken:
         (tmp_path / 'plan.json').write_bytes(content)
-        refused(tmp_path, mine, 'plan.json is broken')
+        with pytest.raises(ConfigError, match='plan.json is broken'):
+            begun_in(tmp_path)
+        with pytest.raises(ConfigError, match='plan.json is broken'):
+            Folder(tmp_path, mine).check(1)

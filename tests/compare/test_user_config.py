@@ -74,6 +74,6 @@ def test_options_that_break_it(make_plan, options, words):
 def test_options_that_a_runner_takes(make_plan, tmp_path):
     """No hook of one's own, and a resume that is not the config's to say."""
     plan = make_plan(['BN'], options={'default_hooks': None, 'resume': True})
-    cfg = plan.cell_config(plan.cells({})[0], tmp_path)
+    cfg = plan.cell_config(plan.asked.cells({})[0], tmp_path)
     assert cfg.default_hooks.logger.type == 'LoggerHook'
     assert cfg.resume is False

@@ -1,6 +1,7 @@
 """The whole command on cells of seconds: killed, continued, failing."""
 
 import csv
+import json
 import os
 import runpy
 import signal
@@ -137,6 +138,31 @@ def test_killed_and_continued(start, tool, tmp_path):
     times = done()
     assert '[4/4]' not in tool('compare_norms.py', *args)
     assert done() == times
+    # Nor is it when less is asked for; the report is of all that is there.
+    said = tool('compare_norms.py', *args, '--norms', 'FRN',
+                '--batch-sizes', 2)
+    assert '= 1 trainings' in said and 'earlier commands' in said
+    assert done() == times
+    assert len((out / 'results.csv').read_text().splitlines()) == 1 + 4
+
+
+@pytest.mark.slow  # four trainings
+def test_two_equal_commands_at_once(start, tmp_path):
+    """One trains; the other is kept out, or finds that all is done."""
+    out = tmp_path / 'out'
+    commands = [start(*GRID, '--out', out) for _ in range(2)]
+    texts = [command.communicate(timeout=900)[0] for command in commands]
+    for command, text in zip(commands, texts, strict=True):
+        assert 'Traceback' not in text
+        assert command.returncode == 0 or text.splitlines()[-1].startswith(
+            'error: --out: trainings of another command still run')
+    assert 0 in [command.returncode for command in commands]
+    for log in out.glob('cells/*/log.txt'):
+        assert log.read_text().count('mmengine - INFO - Checkpoints will be '
+                                     'saved to') <= 1
+    with (out / 'results.csv').open() as file:
+        assert len(list(csv.DictReader(file))) == 4
+    assert json.loads((out / 'plan.json').read_text())['plan']['seeds'] == 1
 
 
 def test_nothing_succeeded(tool, tmp_path):
