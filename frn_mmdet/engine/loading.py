@@ -11,6 +11,7 @@ from urllib.error import URLError
 
 import torch
 from mmengine.runner import CheckpointLoader, Runner, checkpoint
+from torch.distributed import distributed_c10d
 
 from ..errors import ConfigError
 
@@ -91,6 +92,8 @@ def _not_loaded(error: Exception, frames: list[FrameType],
         return broken
     url = frames[codes.index(_HTTP)].f_locals['filename']
     kept = Path(torch.hub.get_dir(), 'checkpoints')
+    if any(code.co_filename == distributed_c10d.__file__ for code in codes):
+        return 'loaded: the process that downloads it for all has ended'
     if isinstance(error, NETWORK):
         return (f'downloaded from {url}: {getattr(error, "reason", error)}; '
                 f'put that file into {kept}, or name one of your own')

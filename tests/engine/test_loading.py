@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 from mmengine.model import BaseModel, BaseModule
-from mmengine.runner import Runner, load_checkpoint
+from mmengine.runner import Runner, checkpoint, load_checkpoint
 from torch import nn
 
 from frn_mmdet import stack
@@ -133,6 +133,14 @@ def test_no_network_is_one_sentence(hub, tmp_path, monkeypatch, source):
         f'the checkpoint {source} cannot be downloaded from {NOBODY}: [Errno')
     assert f'put that file into {hub}' in said
     assert 'broken' not in said and '\n' not in said
+
+
+def test_the_process_that_downloads_for_all_has_ended(hub, monkeypatch):
+    """To the others that is an error of their group."""
+    monkeypatch.setattr(checkpoint, 'get_dist_info', lambda: (1, 2))
+    with pytest.raises(ConfigError, match='downloads it for all has ended'), \
+            checkpoints_explained():
+        load_checkpoint(nn.Linear(1, 1), NOBODY)
 
 
 def test_a_broken_download_is_named_with_its_place(hub):
