@@ -11,7 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from frn_mmdet import config_path
-from frn_mmdet.compare.report import Score
+from frn_mmdet.compare.results_page import Score
 from frn_mmdet.switch.norms import read_norm
 from frn_mmdet.utils.markdown import table
 from frn_mmdet.utils.scalars import find_logs, read_scalars

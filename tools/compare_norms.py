@@ -18,10 +18,11 @@ import signal
 import sys
 from pathlib import Path
 
-from frn_mmdet.compare import Plan, Runner
+import torch
+
+from frn_mmdet.compare import Comparison, Runner
 from frn_mmdet.compare.folder import Folder, begun_in
 from frn_mmdet.compare.launch import LAUNCHERS
-from frn_mmdet.compare.plan import count_gpus
 from frn_mmdet.compare.probe import estimate
 from frn_mmdet.compare.result import is_ok
 from frn_mmdet.errors import ConfigError
@@ -36,13 +37,13 @@ def main(argv=None):
     logging.disable(logging.WARNING)  # each norm's detector is built once
     try:
         check_machine(args)
-        plan = Plan(
+        comparison = Comparison(
             args.config, args.norms, args.batch_sizes, args.seeds, args.lr,
             args.same_lr, args.same_steps, args.pretrained, args.gpus,
             args.cfg_options, begun_in(args.out))
-        folder = Folder(args.out, plan)
+        folder = Folder(args.out, comparison)
         folder.check(args.jobs)
-        print(plan.describe(), flush=True)
+        print(comparison.describe(), flush=True)
         if args.dry_run:
             print(estimate(folder, TRAIN, args.jobs, args.launcher))
             return
@@ -62,9 +63,9 @@ def main(argv=None):
     print((args.out / 'results.md').read_text())
     print(f'{args.out}: results.csv, results.md, results.png')
     if not any(is_ok(row) for cell, row in folder.results().items()
-               if cell in plan.asked):
-        sys.exit(f'error: none of {plan.asked.count} trainings has a result; '
-                 f'{args.out}/results.md says why')
+               if cell in comparison.asked):
+        sys.exit(f'error: none of {comparison.asked.count} trainings has a '
+                 f'result; {args.out}/results.md says why')
 
 
 def parse_args(argv):
@@ -125,7 +126,7 @@ def check_machine(args):
     """Refuse jobs and GPUs that are not there; fill in the default."""
     if args.jobs < 1:
         raise ConfigError(f'--jobs: 1 is the least, got {args.jobs}')
-    there = count_gpus()
+    there = torch.cuda.device_count()
     if args.gpus is None:
         args.gpus = min(there, 1)
     if args.launcher == 'slurm':  # its GPUs are elsewhere

@@ -1,13 +1,14 @@
 """Train a detector with several norms at several batch sizes, and compare.
 
-The way of the data: the command line -> ``plan`` (what is trained, refused
-before it starts) -> ``config`` (each cell's, by ``schedule``) -> ``run``
-(processes, by ``launch``) -> ``result`` (what a training logged) ->
-``report`` (csv, table, plot).
+The way of the data: the command line, refused by ``check_arguments`` ->
+``comparison`` (what is compared, a ``grid`` of cells) -> ``cell_config`` (of
+each, by ``schedule``) -> ``run`` (processes, by ``launch``, in a ``folder``)
+-> ``result`` (what a training logged: the columns) -> ``results_page`` (csv,
+table, plot).
 """
 
 from .cell import Cell
-from .plan import Plan
+from .comparison import Comparison
 from .run import Runner
 
-__all__ = ['Cell', 'Plan', 'Runner']
+__all__ = ['Cell', 'Comparison', 'Runner']

@@ -21,10 +21,10 @@ import frn_mmdet
 
 from ..errors import ConfigError
 from .cell import Cell
+from .comparison import Comparison
 from .grid import Grid
-from .plan import Plan
+from .plan_file import difference, grid_of, read_plan
 from .result import read_row
-from .same import difference, grid_of, read_plan
 
 GIB = 2**30
 PLAN, PART, LOCK = 'plan.json', 'plan.part', '.lock'
@@ -36,15 +36,15 @@ class Folder:
 
     Args:
         out (Path): The folder. It need not be there.
-        plan (Plan): What is kept there.
+        comparison (Comparison): What is kept there.
     """
 
-    def __init__(self, out: Path, plan: Plan) -> None:
+    def __init__(self, out: Path, comparison: Comparison) -> None:
         self.out = out
-        self.plan = plan
+        self.comparison = comparison
 
     def check(self, jobs: int) -> None:
-        """Refuse a folder in which the plan cannot be trained.
+        """Refuse a folder in which what is asked cannot be trained.
 
         Nothing is written.
 
@@ -59,9 +59,9 @@ class Folder:
         self._check_plan()
         # Each cell keeps one checkpoint, and writes the next before it
         # removes the last.
-        asked = self.plan.asked
+        asked = self.comparison.asked
         done = sum(cell in asked for cell in self.results())
-        need = (asked.count - done + jobs) * self.plan.checkpoint_bytes()
+        need = (asked.count - done + jobs) * self.comparison.checkpoint_bytes()
         free = shutil.disk_usage(there).free
         if free < need:
             raise ConfigError(
@@ -99,7 +99,7 @@ class Folder:
     def write_config(self, cell: Cell) -> Path:
         """Write a cell's config, and return its file."""
         path = self.out / 'configs' / f'{cell.name}.py'
-        self.plan.cell_config(cell, self.cell(cell)).dump(path)
+        self.comparison.cell_config(cell, self.cell(cell)).dump(path)
         return path
 
     def add(self, cell: Cell, row: dict) -> None:
@@ -111,7 +111,7 @@ class Folder:
         rows = map(_read, self._result_files())
         found = {Cell.of(row): row for row in rows if row is not None}
         return {cell: row for cell, row in found.items()
-                if cell in self.plan.whole}
+                if cell in self.comparison.whole}
 
     def set_broken_aside(self) -> list[str]:
         """Move each cell whose result cannot be read out of the way.
@@ -156,8 +156,8 @@ class Folder:
         about |= {key: str(value) for key, value in collect_env().items()}
         try:
             _write(self._plan_file, dict(
-                command=command, config=self.plan.config,
-                plan=self.plan.fingerprint(), environment=about))
+                command=command, config=self.comparison.config,
+                plan=self.comparison.fingerprint(), environment=about))
             for path in self._folders:
                 path.mkdir(exist_ok=True)
         except OSError as error:
@@ -200,12 +200,12 @@ class Folder:
                     'comparison; give another folder')
             return
         old = read_plan(self._plan_file)
-        what = difference(old, self.plan.fingerprint(), self.plan)
+        what = difference(old, self.comparison.fingerprint(), self.comparison)
         if what is not None:
             raise ConfigError(
                 f'--out: {self.out} holds results of another plan ({what}); '
                 'give another folder')
-        if self.plan.whole.joined(grid_of(old)) != self.plan.whole:
+        if self.comparison.whole.joined(grid_of(old)) != self.comparison.whole:
             raise ConfigError(
                 f'--out: another command has added to {self.out} since this '
                 'one looked; start it again')

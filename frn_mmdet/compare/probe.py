@@ -1,4 +1,4 @@
-"""How long a plan will take, by training three steps of it."""
+"""How long a comparison will take, by training three steps of it."""
 
 import subprocess
 import tempfile
@@ -19,7 +19,7 @@ def estimate(folder: Folder, tool: Path, jobs: int, launcher: str) -> str:
     """Train a few steps of the smallest batch, which is the slowest.
 
     Args:
-        folder (Folder): The plan, and where it will be kept. Nothing is
+        folder (Folder): The comparison, and where it will be kept. Nothing is
             written there.
         tool (Path): ``tools/train.py``.
         jobs (int): How many cells will run side by side.
@@ -31,15 +31,15 @@ def estimate(folder: Folder, tool: Path, jobs: int, launcher: str) -> str:
     Raises:
         ConfigError: If the training does not start.
     """
-    plan = folder.plan
-    batch = min(plan.asked.batch_sizes)
-    cell = Cell(plan.asked.norms[0], batch, plan.asked.lrs[0], 0)
+    comparison, asked = folder.comparison, folder.comparison.asked
+    batch = min(asked.batch_sizes)
+    cell = Cell(asked.norms[0], batch, asked.lrs[0], 0)
     seconds = _seconds_per_step(folder, cell, tool, jobs, launcher)
-    per_image = seconds / (batch * max(1, plan.gpus))
-    waiting = plan.asked.waiting(folder.results())
-    left = sum(count * plan.images(batch) * per_image
+    per_image = seconds / (batch * max(1, comparison.gpus))
+    waiting = asked.waiting(folder.results())
+    left = sum(count * comparison.images(batch) * per_image
                for batch, count in waiting.items())
-    room = plan.asked.count * plan.checkpoint_bytes() / GIB
+    room = asked.count * comparison.checkpoint_bytes() / GIB
     return (
         f'A step of {cell.norm} at batch {batch} takes {seconds:.2g} s here; '
         f'at that pace training takes {duration(left / jobs)} with {jobs} '
@@ -50,10 +50,10 @@ def estimate(folder: Folder, tool: Path, jobs: int, launcher: str) -> str:
 
 def _seconds_per_step(folder: Folder, cell: Cell, tool: Path, jobs: int,
                       launcher: str) -> float:
-    plan = folder.plan
+    comparison = folder.comparison
     with tempfile.TemporaryDirectory() as name:
         work_dir = Path(name)
-        cfg = plan.cell_config(cell, work_dir)
+        cfg = comparison.cell_config(cell, work_dir)
         cfg.train_cfg = dict(
             type='IterBasedTrainLoop', max_iters=STEPS,
             val_interval=STEPS + 1)
@@ -66,10 +66,10 @@ def _seconds_per_step(folder: Folder, cell: Cell, tool: Path, jobs: int,
         config = work_dir / 'probe.py'
         cfg.dump(config)
         run = subprocess.run(
-            command(tool, config, work_dir, plan.gpus, launcher, None),
+            command(tool, config, work_dir, comparison.gpus, launcher, None),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors='replace',
-            env=environment(0, jobs, plan.gpus, launcher))
+            env=environment(0, jobs, comparison.gpus, launcher))
         records = [r for path in find_logs(work_dir)
                    for r in read_scalars(path)]
     times = [r['time'] for r in records if 'time' in r][1:]

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from ..utils.scalars import find_logs, read_scalars
 from .cell import Cell
-from .plan import Plan
+from .comparison import Comparison
 from .result import is_ok
 
 
-def describe_end(plan: Plan, results: Mapping[Cell, dict],
+def describe_end(comparison: Comparison, results: Mapping[Cell, dict],
                  row: dict) -> str:
     """What became of a cell."""
-    asked = plan.asked
+    asked = comparison.asked
     done = sum(cell in results for cell in asked.cells(results))
     outcome = f'AP {row["AP"]:.3f}' if is_ok(row) else row['status']
     return (f'[{done}/{asked.count}] {describe(Cell.of(row))}: {outcome}, '
@@ -34,7 +34,7 @@ def fraction_done(folder: Path, steps: int) -> float:
     return min(1., done[-1] / steps) if done else 0.
 
 
-def seconds_left(plan: Plan, results: Mapping[Cell, dict],
+def seconds_left(comparison: Comparison, results: Mapping[Cell, dict],
                  running: list[tuple[Cell, float, float]],
                  jobs: int) -> float | None:
     """Estimate the time until all cells have ended.
@@ -43,7 +43,7 @@ def seconds_left(plan: Plan, results: Mapping[Cell, dict],
     nearest batch size.
 
     Args:
-        plan (Plan): What is trained.
+        comparison (Comparison): What is trained.
         results (dict): What became of the cells that have ended.
         running (list): Cells that train, each with the seconds since it
             started and the share of it that is trained.
@@ -62,7 +62,7 @@ def seconds_left(plan: Plan, results: Mapping[Cell, dict],
     if not took:
         return None
     left = -sum(seconds for _, seconds, _ in running)
-    for batch, count in plan.asked.waiting(results).items():
+    for batch, count in comparison.asked.waiting(results).items():
         near = took[min(took, key=lambda other: abs(other - batch))]
         left += count * sum(near) / len(near)
     return max(0., left / jobs)

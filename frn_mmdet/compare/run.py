@@ -1,4 +1,4 @@
-"""Train the cells of a plan side by side."""
+"""Train the cells of a comparison side by side."""
 
 import contextlib
 import ctypes
@@ -22,8 +22,8 @@ from .progress import (
     fraction_done,
     seconds_left,
 )
-from .report import write_report
 from .result import Ended, row_of
+from .results_page import write_report
 from .schedule import by_epoch
 
 POLL = .2  # seconds between looks at the trainings
@@ -48,7 +48,7 @@ class Runner:
     """Train what has no result yet, each cell in a process of its own.
 
     Args:
-        folder (Folder): The plan, and where it is kept.
+        folder (Folder): The comparison, and where it is kept.
         tool (Path): ``tools/train.py``.
         jobs (int): How many cells side by side.
         launcher (str): See :func:`command`.
@@ -59,7 +59,7 @@ class Runner:
     def __init__(self, folder: Folder, tool: Path, jobs: int = 1,
                  launcher: str = 'pytorch', command: list[str] = (),
                  say: Callable[[str], None] = print) -> None:
-        self.folder, self.plan = folder, folder.plan
+        self.folder, self.comparison = folder, folder.comparison
         self.tool, self.jobs, self.launcher = tool, jobs, launcher
         self.command, self.say = list(command), say
         self._running: list[Training] = []
@@ -91,7 +91,7 @@ class Runner:
                         results[training.cell] = row
                         self.folder.add(training.cell, row)
                         self._report(results)
-                        self._say(describe_end(self.plan, results, row)
+                        self._say(describe_end(self.comparison, results, row)
                                   + self._left(results))
                     self._say_running(results)
                     time.sleep(POLL)
@@ -104,14 +104,14 @@ class Runner:
         self._stopped_by = number
 
     def _report(self, results: dict) -> None:
-        write_report(self.folder.out, self.plan, results, self.command)
+        write_report(self.folder.out, self.comparison, results, self.command)
 
     def _start_some(self, results: dict, lock: int) -> None:
         """Fill the free slots with cells that have no result."""
         if len(self._running) == self.jobs:
             return  # most polls find nothing to do
         running = {training.cell for training in self._running}
-        waiting = (cell for cell in self.plan.asked.cells(results)
+        waiting = (cell for cell in self.comparison.asked.cells(results)
                    if cell not in results and cell not in running)
         free = set(range(self.jobs)) - {t.slot for t in self._running}
         for slot, cell in zip(sorted(free), waiting, strict=False):
@@ -122,12 +122,12 @@ class Runner:
         folder.mkdir(parents=True, exist_ok=True)
         config = self.folder.write_config(cell)
         checkpoint = _checkpoint(folder, self._length(cell))
-        words = command(self.tool, config, folder, self.plan.gpus,
+        words = command(self.tool, config, folder, self.comparison.gpus,
                         self.launcher, checkpoint)
         with (folder / 'log.txt').open('ab') as log:
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=environment(slot, self.jobs, self.plan.gpus,
+                env=environment(slot, self.jobs, self.comparison.gpus,
                                 self.launcher),
                 start_new_session=True,  # Ctrl-C is this process's
                 pass_fds=(lock, ), preexec_fn=_die_with_parent)
@@ -136,9 +136,9 @@ class Runner:
 
     def _length(self, cell: Cell) -> int:
         """Epochs or steps of a cell, as its checkpoints count."""
-        if by_epoch(self.plan.cfg):
-            return self.plan.cfg.train_cfg.max_epochs
-        return self.plan.steps(cell.batch)
+        if by_epoch(self.comparison.cfg):
+            return self.comparison.cfg.train_cfg.max_epochs
+        return self.comparison.steps(cell.batch)
 
     def _ended(self) -> list[Training]:
         """Take the trainings that have ended off the list.
@@ -165,18 +165,18 @@ class Runner:
         return row_of(Ended(
             training.cell, folder, folder / 'log.txt',
             training.process.returncode, time.monotonic() - training.start,
-            training.rss_mib, training.resumed, self.plan.masks))
+            training.rss_mib, training.resumed, self.comparison.masks))
 
     def _left(self, results: dict) -> str:
         """The estimate, for the end of a line."""
         return describe_left(seconds_left(
-            self.plan, results, self._progress(), self.jobs))
+            self.comparison, results, self._progress(), self.jobs))
 
     def _progress(self) -> list[tuple[Cell, float, float]]:
         """Of the cells that train: seconds, and the share that is done."""
         now = time.monotonic()
         return [(t.cell, now - t.start, 0. if t.resumed else fraction_done(
-            self.folder.cell(t.cell), self.plan.steps(t.cell.batch)))
+            self.folder.cell(t.cell), self.comparison.steps(t.cell.batch)))
                 for t in self._running]
 
     def _say_running(self, results: dict) -> None:

@@ -13,7 +13,7 @@ from mmengine.registry import init_default_scope
 
 from ..engine.check_data import check_coco_data, empty_data_explained
 from ..errors import ConfigError
-from .config import switch_model
+from .switch_model import switch_model
 
 # Without one of these there is no training, or no AP at its end.
 NEEDED = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper',

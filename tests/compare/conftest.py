@@ -1,8 +1,8 @@
-"""A small plan on a data set of 16 + 4 images."""
+"""A small comparison on a data set of 16 + 4 images."""
 
 import pytest
 
-from frn_mmdet.compare import Plan
+from frn_mmdet.compare import Comparison
 
 
 @pytest.fixture(scope='session')
@@ -13,15 +13,15 @@ def root():
 
 
 @pytest.fixture
-def make_plan(shapes, root, monkeypatch):
-    """make_plan(...): a plan over the small batch RetinaNet, or another."""
+def compare(shapes, root, monkeypatch):
+    """compare(...): one of the small batch RetinaNet, or of another."""
     monkeypatch.setenv('SHAPES_ROOT', str(shapes))
 
     def _make(norms=('FRN', 'BN'), batch_sizes=(4, 2), seeds=2, config=None,
               **args):
         config = config or root / 'configs/small_batch/' \
             'retinanet_r18_fpn_shapes.py'
-        return Plan(str(config), list(norms), list(batch_sizes), seeds,
+        return Comparison(str(config), list(norms), list(batch_sizes), seeds,
                     **args)
 
     return _make

@@ -34,9 +34,9 @@ def result(cell, **more):
         AP=.5, seconds=9., memory_MiB=600, status='ok') | more
 
 
-def test_results_are_kept(make_plan, tmp_path):
-    plan = make_plan()
-    folder = Folder(tmp_path / 'out', plan)
+def test_results_are_kept(compare, tmp_path):
+    comparison = compare()
+    folder = Folder(tmp_path / 'out', comparison)
     folder.check(1)
     assert not folder.out.exists()  # a look changes nothing
     begin(folder, ['python', 'a.py'])
@@ -48,7 +48,7 @@ def test_results_are_kept(make_plan, tmp_path):
     folder.cell(cell).mkdir()
     row = result(cell)
     folder.add(cell, row)
-    again = Folder(folder.out, make_plan())
+    again = Folder(folder.out, compare())
     again.check(1)
     assert again.results() == {cell: row}
 
@@ -62,8 +62,8 @@ def break_result(folder, cell, content):
     return path
 
 
-def test_a_broken_result_is_moved_aside(make_plan, tmp_path):
-    plan = make_plan(['BN'])
+def test_a_broken_result_is_moved_aside(compare, tmp_path):
+    comparison = compare(['BN'])
     cell, good = Cell('BN', 4, .012, 0), Cell('BN', 4, .012, 1)
     row = result(cell)
     of_another = result(Cell('BN', 2, .012, 0))
@@ -73,7 +73,7 @@ def test_a_broken_result_is_moved_aside(make_plan, tmp_path):
                 dict(norm='BN', AP=.5), row | dict(AP='high'),
                 row | dict(segm_AP='low'), row | dict(norm=3),
                 row | dict(AP=None), row | dict(seconds=None), of_another))]):
-        folder = Folder(tmp_path / str(i), plan)
+        folder = Folder(tmp_path / str(i), comparison)
         begin(folder)
         broken = break_result(folder, cell, content)
         folder.cell(good).mkdir()
@@ -90,9 +90,9 @@ def test_a_broken_result_is_moved_aside(make_plan, tmp_path):
         assert folder.results() == {good: result(good)}
 
 
-def test_a_result_that_is_not_of_the_plan_is_left_alone(make_plan, tmp_path):
+def test_a_result_that_is_not_of_the_plan_is_left_alone(compare, tmp_path):
     """A seed more would be part of the mean, another norm of no table."""
-    folder = Folder(tmp_path, make_plan(['BN'], seeds=2))
+    folder = Folder(tmp_path, compare(['BN'], seeds=2))
     begin(folder)
     for cell in (Cell('BN', 4, .012, 2), Cell('IN', 4, .012, 0)):
         break_result(folder, cell, json.dumps(result(cell)).encode())
@@ -100,13 +100,13 @@ def test_a_result_that_is_not_of_the_plan_is_left_alone(make_plan, tmp_path):
     assert folder.set_broken_aside() == []
 
 
-def test_a_folder_of_something_else(make_plan, tmp_path):
+def test_a_folder_of_something_else(compare, tmp_path):
     (tmp_path / 'thesis.txt').write_text('years of work')
-    refused(Folder(tmp_path, make_plan()), 'something else', str(tmp_path))
+    refused(Folder(tmp_path, compare()), 'something else', str(tmp_path))
 
 
-def test_what_is_no_folder(make_plan, tmp_path):
-    plan = make_plan(['BN'])
+def test_what_is_no_folder(compare, tmp_path):
+    comparison = compare(['BN'])
     for name in ('kept', 'begun'):
         (tmp_path / name).mkdir()
     for name in ('file', 'kept/cells', 'begun/configs'):
@@ -116,40 +116,41 @@ def test_what_is_no_folder(make_plan, tmp_path):
     for out, bad in (('file', 'file'), ('file/a/b', 'file'), ('loop', 'loop'),
                      ('loop/a', 'loop'), ('nowhere', 'nowhere'),
                      ('kept', 'kept/cells'), ('begun', 'begun/configs')):
-        refused(Folder(tmp_path / out, plan), '--out',
+        refused(Folder(tmp_path / out, comparison), '--out',
                 f'{tmp_path / bad} is no folder')
 
 
-def test_what_no_look_foresees(make_plan, tmp_path):
-    folder = Folder(tmp_path / ('long' * 100), make_plan(['BN']))
+def test_what_no_look_foresees(compare, tmp_path):
+    folder = Folder(tmp_path / ('long' * 100), compare(['BN']))
     with pytest.raises(ConfigError, match='--out: .* cannot be written'):
         begin(folder)
 
 
-def test_a_folder_within_that_cannot_be_written_to(make_plan, tmp_path):
-    folder = Folder(tmp_path, make_plan(['BN']))
+def test_a_folder_within_that_cannot_be_written_to(compare, tmp_path):
+    folder = Folder(tmp_path, compare(['BN']))
     (tmp_path / 'plan.part').mkdir()
     with pytest.raises(ConfigError, match='--out: .* cannot be written'):
         begin(folder)
 
 
-def test_no_space(make_plan, tmp_path):
+def test_no_space(compare, tmp_path):
     """More seeds than this disk has room for."""
-    plan = make_plan(seeds=10**9)
+    comparison = compare(seeds=10**9)
     room = shutil.disk_usage(tmp_path).free
-    assert plan.checkpoint_bytes() * plan.asked.count > room
-    refused(Folder(tmp_path / 'a/b', plan), 'GiB free', 'checkpoints take')
+    assert comparison.checkpoint_bytes() * comparison.asked.count > room
+    refused(Folder(tmp_path / 'a/b', comparison), 'GiB free',
+            'checkpoints take')
     assert not (tmp_path / 'a').exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
-def test_a_folder_that_cannot_be_written(make_plan, tmp_path):
+def test_a_folder_that_cannot_be_written(compare, tmp_path):
     tmp_path.chmod(0o500)
-    refused(Folder(tmp_path / 'out', make_plan()), 'cannot be written')
+    refused(Folder(tmp_path / 'out', compare()), 'cannot be written')
 
 
-def test_an_interrupted_write_leaves_the_old_file(make_plan, tmp_path):
-    folder = Folder(tmp_path, make_plan())
+def test_an_interrupted_write_leaves_the_old_file(compare, tmp_path):
+    folder = Folder(tmp_path, compare())
     begin(folder, ['first'])
     with pytest.raises(TypeError):
         begin(folder, [object()])  # JSON fails on it, half-way
@@ -158,9 +159,9 @@ def test_an_interrupted_write_leaves_the_old_file(make_plan, tmp_path):
 
 
 def test_a_result_of_before_a_column_was_new(
-        make_plan, tmp_path, monkeypatch):
+        compare, tmp_path, monkeypatch):
     """It is none, and the cell is not trained again."""
-    folder = Folder(tmp_path, make_plan(['BN']))
+    folder = Folder(tmp_path, compare(['BN']))
     begin(folder)
     cell = Cell('BN', 4, .012, 0)
     old = {key: value for key, value in result(cell).items()
@@ -172,18 +173,18 @@ def test_a_result_of_before_a_column_was_new(
     assert folder.set_broken_aside() == []
 
 
-def test_a_result_of_after_a_column_was_new(make_plan, tmp_path):
-    folder = Folder(tmp_path, make_plan(['BN']))
+def test_a_result_of_after_a_column_was_new(compare, tmp_path):
+    folder = Folder(tmp_path, compare(['BN']))
     begin(folder)
     cell = Cell('BN', 4, .012, 0)
     break_result(folder, cell, json.dumps(result(cell, new='x')).encode())
     assert folder.results() == {cell: result(cell)}
 
 
-def test_one_command_at_a_time(make_plan, tmp_path, monkeypatch):
+def test_one_command_at_a_time(compare, tmp_path, monkeypatch):
     """Also when the command is dead and one of its trainings is not."""
     monkeypatch.setattr(folder_module, 'LOCK_PATIENCE', .1)
-    folder = Folder(tmp_path, make_plan())
+    folder = Folder(tmp_path, compare())
     with folder.open([]) as lock:
         orphan = subprocess.Popen(
             [sys.executable, '-c', 'input()'], stdin=subprocess.PIPE,
@@ -203,27 +204,27 @@ def everything_in(folder):
 
 
 def test_a_command_that_is_kept_out_leaves_no_trace(
-        make_plan, tmp_path, monkeypatch):
+        compare, tmp_path, monkeypatch):
     """The one that trains could not go on with another plan.json."""
     monkeypatch.setattr(folder_module, 'LOCK_PATIENCE', .1)
-    folder = Folder(tmp_path, make_plan(['BN']))
+    folder = Folder(tmp_path, compare(['BN']))
     with folder.open(['first']):
         before = everything_in(tmp_path)
-        other = Folder(tmp_path, make_plan(
+        other = Folder(tmp_path, compare(
             ['IN'], [1], 3, begun=begun_in(tmp_path)))
         other.check(1)
         with pytest.raises(ConfigError, match='still run'), \
                 other.open(['second']):
             pass
         assert everything_in(tmp_path) == before
-    Folder(tmp_path, make_plan(['BN'], begun=begun_in(tmp_path))).check(1)
+    Folder(tmp_path, compare(['BN'], begun=begun_in(tmp_path))).check(1)
 
 
-def test_two_that_begin_at_once(make_plan, tmp_path, monkeypatch):
-    """The second finds a lock and no plan yet, then another's plan."""
+def test_two_that_begin_at_once(compare, tmp_path, monkeypatch):
+    """The second finds a lock and no plan yet, then another's."""
     monkeypatch.setattr(folder_module, 'LOCK_PATIENCE', .1)
     out = tmp_path / 'out'
-    one, two, other = (Folder(out, make_plan(norms)) for norms in (
+    one, two, other = (Folder(out, compare(norms)) for norms in (
         ['BN'], ['BN'], ['IN']))
     with one._lock():
         two.check(1)

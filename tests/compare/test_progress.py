@@ -16,40 +16,41 @@ def row(cell, seconds, status='ok'):
 
 
 @pytest.fixture
-def plan(make_plan):
-    return make_plan(batch_sizes=[8, 2], seeds=3)  # 6 of each batch size
+def comparison(compare):
+    return compare(batch_sizes=[8, 2], seeds=3)  # 6 of each batch size
 
 
-def first(plan, batch):
-    return next(c for c in plan.asked.cells({}) if c.batch == batch)
+def first(comparison, batch):
+    return next(c for c in comparison.asked.cells({}) if c.batch == batch)
 
 
-def test_nothing_tells_yet(plan):
-    assert seconds_left(plan, {}, [], 1) is None
-    assert seconds_left(plan, {}, [(first(plan, 8), 100., 0.)], 1) is None
+def test_nothing_tells_yet(comparison):
+    assert seconds_left(comparison, {}, [], 1) is None
+    running = [(first(comparison, 8), 100., 0.)]
+    assert seconds_left(comparison, {}, running, 1) is None
     assert describe_left(None) == ''
 
 
-def test_a_cell_half_way_tells_of_all(plan):
-    running = [(first(plan, 8), 50., .5)]
-    assert seconds_left(plan, {}, running, 1) == 12 * 100 - 50
+def test_a_cell_half_way_tells_of_all(comparison):
+    running = [(first(comparison, 8), 50., .5)]
+    assert seconds_left(comparison, {}, running, 1) == 12 * 100 - 50
 
 
-def test_each_batch_size_takes_its_own_time(plan):
-    eight, two = first(plan, 8), first(plan, 2)
+def test_each_batch_size_takes_its_own_time(comparison):
+    eight, two = first(comparison, 8), first(comparison, 2)
     results = {eight: row(eight, 10.), two: row(two, 40.)}
-    assert seconds_left(plan, results, [], 1) == 5 * 10 + 5 * 40
-    assert seconds_left(plan, results, [], 2) == (5 * 10 + 5 * 40) / 2
+    assert seconds_left(comparison, results, [], 1) == 5 * 10 + 5 * 40
+    assert seconds_left(comparison, results, [], 2) == (5 * 10 + 5 * 40) / 2
     # What failed at once tells nothing.
     results[eight] = row(eight, 1., 'crashed: x')
-    assert seconds_left(plan, results, [], 1) == 5 * 40 + 5 * 40
+    assert seconds_left(comparison, results, [], 1) == 5 * 40 + 5 * 40
 
 
-def test_lines(plan):
-    cell = first(plan, 8)
-    line = describe_end(plan, {cell: 0}, row(cell, 61.))
+def test_lines(comparison):
+    cell = first(comparison, 8)
+    line = describe_end(comparison, {cell: 0}, row(cell, 61.))
     assert line == '[1/12] FRN, batch 8, LR 0.012, seed 0: AP 0.300, 61 s'
-    line = describe_end(plan, {cell: 0}, row(cell, 2., 'diverged'))
+    line = describe_end(comparison, {cell: 0}, row(cell, 2., 'diverged'))
     assert line.endswith('seed 0: diverged, 2 s')
     assert describe_left(20).startswith('; about 20 s left, until ')
     assert duration(125) == '2 min'

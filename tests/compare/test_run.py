@@ -67,25 +67,25 @@ OPTIONS = {
 
 
 @pytest.mark.slow
-def test_two_processes_a_training(make_plan, tmp_path):
+def test_two_processes_a_training(compare, tmp_path):
     """torchrun, here with gloo: a GPU is not needed to count the steps."""
-    plan = make_plan(['FRN'], [2], 1, gpus=2, options=OPTIONS)
-    folder = Folder(tmp_path / 'out', plan)
+    comparison = compare(['FRN'], [2], 1, gpus=2, options=OPTIONS)
+    folder = Folder(tmp_path / 'out', comparison)
     lines = []
     assert Runner(folder, TRAIN, say=lines.append).run() == 0
     row, = folder.results().values()
     assert row['status'] == 'ok', row
-    assert row['steps'] == plan.steps(2) == 2 * 4
+    assert row['steps'] == comparison.steps(2) == 2 * 4
     assert len(lines) == 1
 
 
 @pytest.mark.slow
-def test_a_killed_cell_goes_on_from_its_checkpoint(make_plan, tmp_path):
+def test_a_killed_cell_goes_on_from_its_checkpoint(compare, tmp_path):
     """And the result is that of the whole schedule."""
     options = OPTIONS | {'train_cfg.max_epochs': 40}
-    plan = make_plan(['FRN'], [2], 1, options=options)
-    folder = Folder(tmp_path / 'out', plan)
-    cell, = plan.asked.cells({})
+    comparison = compare(['FRN'], [2], 1, options=options)
+    folder = Folder(tmp_path / 'out', comparison)
+    cell, = comparison.asked.cells({})
 
     class Stopped(Runner):
         """Stops as Ctrl-C would, once there is a checkpoint."""
@@ -99,5 +99,5 @@ def test_a_killed_cell_goes_on_from_its_checkpoint(make_plan, tmp_path):
     assert Runner(folder, TRAIN, say=[].append).run() == 0
     row = folder.results()[cell]
     assert row['status'] == 'ok, resumed'
-    assert row['steps'] == plan.steps(2) == 40 * 8
+    assert row['steps'] == comparison.steps(2) == 40 * 8
     assert 'resumed epoch: ' in (folder.cell(cell) / 'log.txt').read_text()

@@ -12,11 +12,11 @@ from frn_mmdet.errors import ConfigError
     ('model = dict(type="RetinaNet")', ['train_dataloader', 'has none']),
     ('', ['model', 'has none']),
 ])
-def test_a_config_that_cannot_be_read(make_plan, tmp_path, text, words):
+def test_a_config_that_cannot_be_read(compare, tmp_path, text, words):
     config = tmp_path / 'mine.py'
     config.write_text(text)
     with pytest.raises(ConfigError) as error:
-        make_plan(config=config)
+        compare(config=config)
     assert '\n' not in str(error.value)
     for word in [str(config), *words]:
         assert word in str(error.value)
@@ -29,9 +29,9 @@ def test_a_config_that_cannot_be_read(make_plan, tmp_path, text, words):
     ('nowhere::retinanet/a.py', ['nowhere']),
     ('mmdet::x', ['mmdet::x']),
 ])
-def test_no_such_config(make_plan, config, words):
+def test_no_such_config(compare, config, words):
     with pytest.raises(ConfigError) as error:
-        make_plan(config=config)
+        compare(config=config)
     for word in ['config: ', *words]:
         assert word in str(error.value)
 
@@ -63,17 +63,18 @@ def test_no_such_config(make_plan, config, words):
      ['train_dataloader.dataset', 'no image']),
     ({'default_scope': 'mmengine'}, ['mmengine']),
 ])
-def test_options_that_break_it(make_plan, options, words):
+def test_options_that_break_it(compare, options, words):
     with pytest.raises(ConfigError) as error:
-        make_plan(options=options)
+        compare(options=options)
     assert '\n' not in str(error.value)
     for word in words:
         assert word in str(error.value)
 
 
-def test_options_that_a_runner_takes(make_plan, tmp_path):
+def test_options_that_a_runner_takes(compare, tmp_path):
     """No hook of one's own, and a resume that is not the config's to say."""
-    plan = make_plan(['BN'], options={'default_hooks': None, 'resume': True})
-    cfg = plan.cell_config(plan.asked.cells({})[0], tmp_path)
+    comparison = compare(
+        ['BN'], options={'default_hooks': None, 'resume': True})
+    cfg = comparison.cell_config(comparison.asked.cells({})[0], tmp_path)
     assert cfg.default_hooks.logger.type == 'LoggerHook'
     assert cfg.resume is False

@@ -30,7 +30,7 @@ from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 
-from frn_mmdet.compare.config import switch_model
+from frn_mmdet.compare.switch_model import switch_model
 from frn_mmdet.engine.loading import checkpoints_explained
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.switch.from_bn import (

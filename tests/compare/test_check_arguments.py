@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from frn_mmdet.compare.arguments import (
+from frn_mmdet.compare.check_arguments import (
     check_norms,
     check_numbers,
     check_spelling,

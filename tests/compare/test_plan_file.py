@@ -20,34 +20,34 @@ SMALL = {'model.backbone.depth': 18,
 
 
 @pytest.fixture
-def plan(make_plan):
-    """plan(...): of a norm that is built in a moment, unless said."""
+def make(compare):
+    """make(...): of a norm that is built in a moment, unless said."""
     def _plan(norms=('BN', ), **args):
-        return make_plan(norms, **args)
+        return compare(norms, **args)
 
     return _plan
 
 
 @pytest.fixture
-def stock_plan(plan, stock_options):
+def make_stock(make, stock_options):
     """Of mmdet's own config."""
     def _plan(*norms, config=STOCK, **args):
-        return plan(norms, config=config, options=stock_options | SMALL,
+        return make(norms, config=config, options=stock_options | SMALL,
                     **args)
 
     return _plan
 
 
-def begin(out, plan):
-    with Folder(out, plan).open([]):
+def begin(out, comparison):
+    with Folder(out, comparison).open([]):
         pass
 
 
 def go_on(out, make, *args, **options):
-    """A command in a folder that is begun; its plan."""
-    plan = make(*args, begun=begun_in(out), **options)
-    Folder(out, plan).check(1)
-    return plan
+    """A command in a folder that is begun; its comparison."""
+    comparison = make(*args, begun=begun_in(out), **options)
+    Folder(out, comparison).check(1)
+    return comparison
 
 
 def refused(out, make, *args, words, **options):
@@ -58,79 +58,79 @@ def refused(out, make, *args, words, **options):
         assert word in str(error.value)
 
 
-def test_fewer_or_others_go_on(plan, tmp_path):
+def test_fewer_or_others_go_on(make, tmp_path):
     """What is asked is trained, what is there is compared."""
-    begin(tmp_path, plan(['IN', 'BN'], lrs=[.012, .024]))
-    fewer = go_on(tmp_path, plan, ['BN'], batch_sizes=[2], seeds=1)
+    begin(tmp_path, make(['IN', 'BN'], lrs=[.012, .024]))
+    fewer = go_on(tmp_path, make, ['BN'], batch_sizes=[2], seeds=1)
     assert fewer.asked == Grid(['BN'], [2], 1, [.012])
     begin(tmp_path, fewer)
     assert begun_in(tmp_path) == Grid(
         ['BN', 'IN'], [2, 4], 2, [.012, .024])
-    others = go_on(tmp_path, plan, ['LN'], batch_sizes=[8], seeds=3, lrs=[.1])
+    others = go_on(tmp_path, make, ['LN'], batch_sizes=[8], seeds=3, lrs=[.1])
     assert others.asked == Grid(['LN'], [8], 3, [.1])
     begin(tmp_path, others)
     assert begun_in(tmp_path) == Grid(
         ['LN', 'BN', 'IN'], [8, 2, 4], 3, [.1, .012, .024])
 
 
-def test_the_configs_own_norm_is_of_no_concern(plan, tmp_path):
+def test_the_configs_own_norm_is_of_no_concern(make, tmp_path):
     """Each cell has the command line's."""
-    begin(tmp_path, plan())
+    begin(tmp_path, make())
     for options in ({'model.norm_cfg': 'GN'},
                     {'model.norm_cfg.type': 'IN', 'model.norm_cfg.eps': .1},
                     {'model.type': 'RetinaNet'}):
-        go_on(tmp_path, plan, options=options)
+        go_on(tmp_path, make, options=options)
 
 
-def test_the_order_of_options(plan, tmp_path):
+def test_the_order_of_options(make, tmp_path):
     options = {'train_cfg.max_epochs': 2, 'model.bbox_head.num_classes': 4}
-    begin(tmp_path, plan(options=options))
+    begin(tmp_path, make(options=options))
     options = dict(reversed(list(options.items())))
-    go_on(tmp_path, plan, options=options)
+    go_on(tmp_path, make, options=options)
 
 
-def test_a_config_by_any_of_its_paths(plan, root, tmp_path, monkeypatch):
+def test_a_config_by_any_of_its_paths(make, root, tmp_path, monkeypatch):
     """The path is no part of a plan, what it holds is."""
     name = 'small_batch/retinanet_r18_fpn_shapes.py'
-    begin(tmp_path / 'out', plan())
+    begin(tmp_path / 'out', make())
     (tmp_path / 'link').symlink_to(root / 'configs')
     (tmp_path / 'mine.py').write_text(
         f'_base_ = {str(root / "configs" / name)!r}')
     monkeypatch.chdir(tmp_path)
     for path in (os.path.relpath(root / 'configs' / name), f'link/{name}',
                  './mine.py'):
-        go_on(tmp_path / 'out', plan, config=path)
+        go_on(tmp_path / 'out', make, config=path)
 
 
-def test_mmdets_own_config_by_both_of_its_names(stock_plan, tmp_path):
+def test_mmdets_own_config_by_both_of_its_names(make_stock, tmp_path):
     folder = Path(mmdet.__file__).parent / '.mim/configs'
-    begin(tmp_path, stock_plan('BN'))
-    go_on(tmp_path, stock_plan, 'BN',
+    begin(tmp_path, make_stock('BN'))
+    go_on(tmp_path, make_stock, 'BN',
           config=folder / STOCK.partition('::')[2])
 
 
-def as_earlier_versions_wrote(plan):
+def as_earlier_versions_wrote(comparison):
     """They left the last norm in the config, and named the config's path."""
-    cfg = copy.deepcopy(plan.cfg)
-    cfg.model.norm_cfg = read_norm(plan.asked.norms[-1])
-    return dict(plan.fingerprint(), config='some/path.py',
+    cfg = copy.deepcopy(comparison.cfg)
+    cfg.model.norm_cfg = read_norm(comparison.asked.norms[-1])
+    return dict(comparison.fingerprint(), config='some/path.py',
                 resolved=cfg.pretty_text)
 
 
-def test_a_folder_of_an_earlier_version(plan, tmp_path):
-    old = as_earlier_versions_wrote(plan(['IN', 'GN:num_groups=8']))
+def test_a_folder_of_an_earlier_version(make, tmp_path):
+    old = as_earlier_versions_wrote(make(['IN', 'GN:num_groups=8']))
     assert 'norm_cfg=dict(num_groups=8' in old['resolved']
     (tmp_path / 'plan.json').write_text(json.dumps(dict(plan=old)))
-    go_on(tmp_path, plan, ['BN', 'IN', 'GN:num_groups=8'])
-    go_on(tmp_path, plan, ['BN'])
-    refused(tmp_path, plan, ['IN', 'GN:num_groups=8'],
+    go_on(tmp_path, make, ['BN', 'IN', 'GN:num_groups=8'])
+    go_on(tmp_path, make, ['BN'])
+    refused(tmp_path, make, ['IN', 'GN:num_groups=8'],
             options={'train_cfg.max_epochs': 2},
             words=['train_cfg.max_epochs 5, here 2'])
 
 
-def test_another_layout_of_the_text(plan, tmp_path):
+def test_another_layout_of_the_text(make, tmp_path):
     """It is yapf's, and of no concern."""
-    begin(tmp_path, plan())
+    begin(tmp_path, make())
     path = tmp_path / 'plan.json'
     content = json.loads(path.read_text())
     text = content['plan']['resolved']
@@ -138,7 +138,7 @@ def test_another_layout_of_the_text(plan, tmp_path):
         '(\n', '(')
     assert content['plan']['resolved'] != text
     path.write_text(json.dumps(content))
-    go_on(tmp_path, plan)
+    go_on(tmp_path, make)
 
 
 @pytest.mark.parametrize('args, words', [
@@ -152,30 +152,30 @@ def test_another_layout_of_the_text(plan, tmp_path):
     (dict(options={'new.a key': [1, {}]}),
      ["new.'a key'.0 not there, here 1"]),
 ])
-def test_another_plan_is_refused(plan, tmp_path, args, words):
-    begin(tmp_path, plan())
-    refused(tmp_path, plan, **args, words=['results of another plan', *words])
+def test_another_plan_is_refused(make, tmp_path, args, words):
+    begin(tmp_path, make())
+    refused(tmp_path, make, **args, words=['results of another plan', *words])
 
 
-def test_a_norm_that_would_take_the_checkpoint(stock_plan, tmp_path):
+def test_a_norm_that_would_take_the_checkpoint(make_stock, tmp_path):
     """BN from ImageNet and GN from scratch are no comparison."""
-    begin(tmp_path, stock_plan('BN'))
-    refused(tmp_path, stock_plan, 'BN', 'GN', words=[
+    begin(tmp_path, make_stock('BN'))
+    refused(tmp_path, make_stock, 'BN', 'GN', words=[
         'another plan', 'torchvision://resnet50', 'cannot start GN',
         '--pretrained'])
-    go_on(tmp_path, stock_plan, 'BN', 'GN', pretrained=True)
+    go_on(tmp_path, make_stock, 'BN', 'GN', pretrained=True)
 
 
-def test_a_norm_that_has_taken_the_checkpoint(stock_plan, tmp_path):
+def test_a_norm_that_has_taken_the_checkpoint(make_stock, tmp_path):
     """BN alone goes on from scratch, since that is how it is there."""
-    begin(tmp_path, stock_plan('BN', 'GN'))
-    plan = go_on(tmp_path, stock_plan, 'BN')
-    assert plan.asked.norms == ['BN']
-    assert 'cannot start GN' in plan.describe()
+    begin(tmp_path, make_stock('BN', 'GN'))
+    alone = go_on(tmp_path, make_stock, 'BN')
+    assert alone.asked.norms == ['BN']
+    assert 'cannot start GN' in alone.describe()
 
 
-def test_a_broken_plan_is_one_sentence(plan, tmp_path):
-    mine = plan()
+def test_a_broken_plan_is_one_sentence(make, tmp_path):
+    mine = make()
     good = mine.fingerprint()
     begin(tmp_path, mine)
     broken = [b'', b'{"command": [], "pl', b'\xff', b'[]', b'3', b'{}',

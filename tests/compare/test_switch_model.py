@@ -8,7 +8,7 @@ from mmengine.registry import MODELS as ROOT
 from mmengine.registry import Registry, init_default_scope
 
 import frn_mmdet.models
-from frn_mmdet.compare.config import switch_model
+from frn_mmdet.compare.switch_model import switch_model
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.models import NormSwitch
 

@@ -7,14 +7,14 @@ import pytest
 
 from frn_mmdet.compare import Cell
 from frn_mmdet.compare.grid import Grid
-from frn_mmdet.compare.report import (
+from frn_mmdet.compare.result import COLUMNS, Column
+from frn_mmdet.compare.results_page import (
     STYLES,
     Score,
     clear_winner,
     labels,
     write_report,
 )
-from frn_mmdet.compare.result import COLUMNS, Column
 
 APS = {  # norm, batch: of the seeds
     ('FRN', 4): [.30, .32, .31],
@@ -31,20 +31,20 @@ def row(cell, ap, **more):
 
 
 @pytest.fixture
-def report(make_plan, tmp_path):
-    """report(results, **plan): the page of some results."""
+def report(compare, tmp_path):
+    """report(results, **args): the page of some results."""
 
     def _report(results, **args):
-        plan = make_plan(**dict(seeds=3) | args)
-        write_report(tmp_path, plan, results, ['python', 'a b.py'])
+        comparison = compare(**dict(seeds=3) | args)
+        write_report(tmp_path, comparison, results, ['python', 'a b.py'])
         return (tmp_path / 'results.md').read_text()
 
     return _report
 
 
 @pytest.fixture
-def results(make_plan):
-    lr, = make_plan().asked.lrs
+def results(compare):
+    lr, = compare().asked.lrs
     return {cell: row(cell, ap) for (norm, batch), aps in APS.items()
             for seed, ap in enumerate(aps)
             for cell in [Cell(norm, batch, lr, seed)]}

@@ -10,47 +10,47 @@ from frn_mmdet.errors import ConfigError
 STOCK = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
 
-def test_images_are_held_and_the_learning_rate_grows(make_plan):
-    plan = make_plan(batch_sizes=[16, 4, 1])
-    lr = plan.cfg.optim_wrapper.optimizer.lr
-    assert plan.reference == 16  # auto_scale_lr.base_batch_size
+def test_images_are_held_and_the_learning_rate_grows(compare):
+    comparison = compare(batch_sizes=[16, 4, 1])
+    lr = comparison.cfg.optim_wrapper.optimizer.lr
+    assert comparison.reference == 16  # auto_scale_lr.base_batch_size
     for batch in (16, 4, 1):
-        assert plan.images(batch) == 5 * 16
-        assert plan.steps(batch) == 5 * 16 // batch
-        assert plan.lr(Cell('FRN', batch, lr, 0)) == lr * batch / 16
+        assert comparison.images(batch) == 5 * 16
+        assert comparison.steps(batch) == 5 * 16 // batch
+        assert comparison.lr(Cell('FRN', batch, lr, 0)) == lr * batch / 16
 
 
-def test_steps_are_rounded_up_as_the_loader_does(make_plan):
-    assert make_plan(batch_sizes=[3]).steps(3) == 5 * 6
+def test_steps_are_rounded_up_as_the_loader_does(compare):
+    assert compare(batch_sizes=[3]).steps(3) == 5 * 6
     # Two GPUs have 8 images each.
-    assert make_plan(batch_sizes=[3], gpus=2).steps(3) == 5 * 3
+    assert compare(batch_sizes=[3], gpus=2).steps(3) == 5 * 3
 
 
-def test_both_can_be_held_otherwise(make_plan, tmp_path):
-    plan = make_plan(same_lr=True, same_steps=True)
+def test_both_can_be_held_otherwise(compare, tmp_path):
+    comparison = compare(same_lr=True, same_steps=True)
     for batch in (4, 2):
-        assert plan.steps(batch) == 5  # of the reference: 16 images each
-        assert plan.images(batch) == 5 * batch
+        assert comparison.steps(batch) == 5  # of the reference: 16 images each
+        assert comparison.images(batch) == 5 * batch
         cell = Cell('FRN', batch, .01, 0)
-        assert plan.lr(cell) == .01
-        cfg = plan.cell_config(cell, tmp_path)
+        assert comparison.lr(cell) == .01
+        cfg = comparison.cell_config(cell, tmp_path)
         assert cfg.train_cfg.max_iters == 5
         assert cfg.param_scheduler[-1].end == 5
         assert cfg.optim_wrapper.optimizer.lr == pytest.approx(.01)
 
 
-def test_accumulated_gradients_are_part_of_the_batch(make_plan):
-    plan = make_plan(
+def test_accumulated_gradients_are_part_of_the_batch(compare):
+    comparison = compare(
         batch_sizes=[2, 1],
         options={'optim_wrapper.accumulative_counts': 4})
-    assert plan.lr(Cell('FRN', 2, .8, 0)) == pytest.approx(.8 * 8 / 16)
+    assert comparison.lr(Cell('FRN', 2, .8, 0)) == pytest.approx(.8 * 8 / 16)
 
 
-def test_the_config_of_a_cell(make_plan, tmp_path):
-    plan = make_plan(['FRN', 'GN:num_groups=8'], [2, 1])
-    before = plan.cfg.pretty_text
-    cfg = plan.cell_config(Cell('GN:num_groups=8', 2, .08, 1), tmp_path)
-    assert plan.cfg.pretty_text == before
+def test_the_config_of_a_cell(compare, tmp_path):
+    comparison = compare(['FRN', 'GN:num_groups=8'], [2, 1])
+    before = comparison.cfg.pretty_text
+    cfg = comparison.cell_config(Cell('GN:num_groups=8', 2, .08, 1), tmp_path)
+    assert comparison.cfg.pretty_text == before
     assert cfg.model.norm_cfg == dict(type='GN', num_groups=8)
     assert cfg.train_dataloader.batch_size == 2
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(.01)
@@ -62,13 +62,13 @@ def test_the_config_of_a_cell(make_plan, tmp_path):
     assert 'LocalVisBackend' in [b.type for b in cfg.visualizer.vis_backends]
 
 
-def test_a_stock_config(make_plan, stock_options, tmp_path):
+def test_a_stock_config(compare, stock_options, tmp_path):
     """From scratch for all, so that BN has no start that GN has not."""
-    plan = make_plan(['BN', 'GN'], [8, 2], config=STOCK,
-                     options=stock_options)
-    assert plan.reference == 16
-    assert 'torchvision://resnet50 cannot start GN' in plan.describe()
-    cfg = plan.cell_config(Cell('BN', 2, .02, 0), tmp_path)
+    comparison = compare(['BN', 'GN'], [8, 2], config=STOCK,
+                         options=stock_options)
+    assert comparison.reference == 16
+    assert 'torchvision://resnet50 cannot start GN' in comparison.describe()
+    cfg = comparison.cell_config(Cell('BN', 2, .02, 0), tmp_path)
     assert cfg.model.type == 'frn_mmdet.FasterRCNN'
     assert cfg.model.backbone.init_cfg is None
     assert cfg.model.backbone.frozen_stages == -1
@@ -80,29 +80,29 @@ def test_a_stock_config(make_plan, stock_options, tmp_path):
     MODELS.build(cfg.model)
 
 
-def test_a_checkpoint_that_fits_may_stay(make_plan, stock_options, tmp_path):
-    plan = make_plan(['BN', 'GN'], [2], config=STOCK, pretrained=True,
-                     options=stock_options)
-    cfg = plan.cell_config(Cell('BN', 2, .02, 0), tmp_path)
+def test_a_checkpoint_that_fits_may_stay(compare, stock_options, tmp_path):
+    comparison = compare(['BN', 'GN'], [2], config=STOCK, pretrained=True,
+                         options=stock_options)
+    cfg = comparison.cell_config(Cell('BN', 2, .02, 0), tmp_path)
     assert cfg.model.backbone.init_cfg.checkpoint == 'torchvision://resnet50'
     assert cfg.model.backbone.frozen_stages == 1
     for norms in (['BN'], ['BN', 'FRN', 'BRN', 'FRN:from_bn=False']):
-        able = make_plan(norms, [2], config=STOCK, options=stock_options)
+        able = compare(norms, [2], config=STOCK, options=stock_options)
         assert not able.notes
         assert able.cfg.model.backbone.init_cfg is not None
 
 
 def test_a_part_without_the_norm_starts_from_scratch_too(
-        make_plan, stock_options):
+        compare, stock_options):
     """An untrained backbone that stays mmdet's must not stay frozen."""
-    plan = make_plan(['GN', 'GN:parts=head'], [2], config=STOCK,
-                     options=stock_options)
-    assert plan.cfg.model.backbone.init_cfg is None
-    assert plan.cfg.model.backbone.frozen_stages == -1
+    comparison = compare(['GN', 'GN:parts=head'], [2], config=STOCK,
+                         options=stock_options)
+    assert comparison.cfg.model.backbone.init_cfg is None
+    assert comparison.cfg.model.backbone.frozen_stages == -1
 
 
-def test_the_plan_is_told(make_plan):
-    text = make_plan(lrs=[.01, .02], seeds=3).describe()
+def test_the_plan_is_told(compare):
+    text = compare(lrs=[.01, .02], seeds=3).describe()
     assert '2 norms x 2 batch sizes' in text
     assert '= 16 trainings' in text
     assert 'FRN: 23 norms, 17 TLU' in text
@@ -110,12 +110,12 @@ def test_the_plan_is_told(make_plan):
     assert '| 2          | CPU  | 40    | 80     | 0.00125, 0.0025 |' in text
 
 
-def test_what_was_asked_for_before_is_compared_and_not_trained(make_plan):
+def test_what_was_asked_for_before_is_compared_and_not_trained(compare):
     begun = Grid(['IN', 'BN'], [8, 2], 3, [.5, .012])
-    plan = make_plan(['BN'], [2, 4], 1, begun=begun)
-    assert plan.asked == Grid(['BN'], [2, 4], 1, [.012])
-    assert plan.whole == Grid(['BN', 'IN'], [2, 4, 8], 3, [.012, .5])
-    text = plan.describe()
+    comparison = compare(['BN'], [2, 4], 1, begun=begun)
+    assert comparison.asked == Grid(['BN'], [2, 4], 1, [.012])
+    assert comparison.whole == Grid(['BN', 'IN'], [2, 4, 8], 3, [.012, .5])
+    text = comparison.describe()
     assert '= 2 trainings' in text and 'IN:' not in text
     assert 'earlier commands' in text
 
@@ -139,9 +139,9 @@ def test_what_was_asked_for_before_is_compared_and_not_trained(make_plan):
     (dict(options={'model.type': 'mmdet.SoftTeacher'}),
      ['model.type', 'mmdet.SoftTeacher']),
 ])
-def test_refused_before_it_starts(make_plan, args, words):
+def test_refused_before_it_starts(compare, args, words):
     with pytest.raises(ConfigError) as error:
-        make_plan(**args)
+        compare(**args)
     assert '\n' not in str(error.value)
     for word in words:
         assert word in str(error.value)

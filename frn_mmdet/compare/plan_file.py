@@ -1,4 +1,4 @@
-"""Whether the plan of a folder is this one, so that it may go on."""
+"""A folder's ``plan.json``: whether a comparison may go on with it."""
 
 import ast
 import json
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import ConfigError
+from .comparison import Comparison
 from .grid import Grid
-from .plan import Plan
 
-# Of a plan these are the same in all commands, and its config is.
+# These are the same in all commands, and the config is.
 SAME = ('same_lr', 'same_steps', 'gpus')
 
 
@@ -20,7 +20,7 @@ def read_plan(path: Path) -> dict:
         path (Path): Its ``plan.json``.
 
     Returns:
-        dict: The other plan's fingerprint.
+        dict: The fingerprint of the comparison that it holds.
 
     Raises:
         ConfigError: If it holds none.
@@ -39,19 +39,19 @@ def read_plan(path: Path) -> dict:
 
 
 def grid_of(plan: dict) -> Grid:
-    """What a plan's fingerprint says is compared."""
+    """What is compared, by a fingerprint."""
     return Grid(*(plan[field] for field in Grid._fields))
 
 
-def difference(old: dict, new: dict, plan: Plan) -> str | None:
-    """What keeps a plan from going on with the results of an older one.
+def difference(old: dict, new: dict, comparison: Comparison) -> str | None:
+    """What keeps a comparison from going on with a folder's results.
 
     Norms, batch sizes, seeds and learning rates may be any.
 
     Args:
-        old (dict): The older one's fingerprint.
-        new (dict): The plan's.
-        plan (Plan): The plan.
+        old (dict): The fingerprint of what they are of.
+        new (dict): That of the comparison.
+        comparison (Comparison): Itself.
 
     Returns:
         str or None: In words; None if it may go on.
@@ -60,7 +60,7 @@ def difference(old: dict, new: dict, plan: Plan) -> str | None:
         if old[key] != new[key]:
             return f'{key} {old[key]}, here {new[key]}'
     return _config_difference(
-        _values(old['resolved']), _values(new['resolved']), plan)
+        _values(old['resolved']), _values(new['resolved']), comparison)
 
 
 def _is_grid(grid: Grid) -> bool:
@@ -73,14 +73,16 @@ def _is_grid(grid: Grid) -> bool:
                              (lrs, (int, float)), ([seeds], int)))
 
 
-def _config_difference(there: dict, here: dict, plan: Plan) -> str | None:
+def _config_difference(there: dict, here: dict,
+                       comparison: Comparison) -> str | None:
     """The first key of the config whose value is another."""
     keys = [key for key in there | here if there.get(key) != here.get(key)]
     if not keys:
         return None
     key = min(keys)
     # A norm that cannot start from the checkpoint takes it from all.
-    note = f'; {plan.notes[0].rstrip(".")}' if plan.notes else ''
+    notes = comparison.notes
+    note = f'; {notes[0].rstrip(".")}' if notes else ''
     return (f'{key} {there.get(key, "not there")}, here '
             f'{here.get(key, "not there")}{note}')
 

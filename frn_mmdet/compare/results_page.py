@@ -17,7 +17,7 @@ import frn_mmdet
 
 from ..utils.markdown import table
 from .cell import Cell
-from .plan import Plan
+from .comparison import Comparison
 from .progress import describe
 from .result import COLUMNS, is_ok
 
@@ -57,40 +57,40 @@ class Score(NamedTuple):
         return statistics.stdev(self.values) if len(self.values) > 1 else 0.
 
 
-def write_report(out: Path, plan: Plan, results: Mapping[Cell, dict],
-                 command: list[str]) -> None:
+def write_report(out: Path, comparison: Comparison,
+                 results: Mapping[Cell, dict], command: list[str]) -> None:
     """Write ``results.csv``, ``results.md`` and ``results.png``.
 
     Args:
         out (Path): The folder.
-        plan (Plan): What is compared.
+        comparison (Comparison): What is compared.
         results (dict): A row for each cell that has ended.
         command (list[str]): What makes this report.
     """
     with (out / 'results.csv').open('w', newline='') as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
         writer.writeheader()
-        writer.writerows(results[cell] for cell in _order(plan, results))
-    (out / 'results.md').write_text(_page(plan, results, command))
-    _plot(out / 'results.png', plan, results)
+        writer.writerows(results[cell] for cell in _order(comparison, results))
+    (out / 'results.md').write_text(_page(comparison, results, command))
+    _plot(out / 'results.png', comparison, results)
 
 
-def _order(plan: Plan, results: Mapping[Cell, dict]) -> list[Cell]:
-    """The cells in the order of the plan's lists."""
-    norms, batch_sizes, _, lrs = plan.whole
+def _order(comparison: Comparison, results: Mapping[Cell, dict]) -> list[Cell]:
+    """The cells in the order of the lists."""
+    norms, batch_sizes, _, lrs = comparison.whole
     return sorted(
         results, key=lambda cell: (
             norms.index(cell.norm), batch_sizes.index(cell.batch),
             lrs.index(cell.lr), cell.seed))
 
 
-def scores(plan: Plan, results: Mapping[Cell, dict],
+def scores(comparison: Comparison, results: Mapping[Cell, dict],
            metric: str) -> dict[tuple[str, int], Score]:
     """A metric of each norm and batch size, at the best learning rate."""
     found = {}
-    for norm in plan.whole.norms:
-        for batch in plan.whole.batch_sizes:
-            lr = plan.whole.best_lr(norm, batch, results)
+    for norm in comparison.whole.norms:
+        for batch in comparison.whole.batch_sizes:
+            lr = comparison.whole.best_lr(norm, batch, results)
             rows = [row for cell, row in results.items()
                     if cell[:3] == (norm, batch, lr)]
             found[norm, batch] = Score(
@@ -133,11 +133,11 @@ def clear_winner(column: Mapping[str, Score]) -> str | None:
     return best if low > max(others) else None
 
 
-def _page(plan: Plan, results: Mapping[Cell, dict],
+def _page(comparison: Comparison, results: Mapping[Cell, dict],
           command: list[str]) -> str:
-    seeds = plan.whole.seeds
+    seeds = comparison.whole.seeds
     lines = [
-        f'# Norms and batch sizes: {plan.config}', '',
+        f'# Norms and batch sizes: {comparison.config}', '',
         'AP in points of one seed, whose spread is not known.'
         if seeds == 1 else
         f'AP in points, mean ± standard deviation of {seeds} seeds. '
@@ -145,11 +145,13 @@ def _page(plan: Plan, results: Mapping[Cell, dict],
         'deviation of every other norm.',
     ]
     for metric, column in COLUMNS.items():
-        found = scores(plan, results, metric) if column.title else {}
+        found = scores(comparison, results, metric) if column.title else {}
         if any(score.values for score in found.values()):
-            lines += ['', f'## {column.title}', '', _metric_table(plan, found)]
-    lines += ['', *_names(plan.whole.norms), *_protocol(plan, results), '',
-              *_failures(plan, results)]
+            lines += ['', f'## {column.title}', '',
+                      _metric_table(comparison, found)]
+    lines += ['', *_names(comparison.whole.norms),
+              *_protocol(comparison, results), '',
+              *_failures(comparison, results)]
     versions = ', '.join(
         f'{m.__name__} {m.__version__}'
         for m in (frn_mmdet, torch, mmengine, mmcv, mmdet))
@@ -157,23 +159,23 @@ def _page(plan: Plan, results: Mapping[Cell, dict],
     return '\n'.join(lines) + '\n'
 
 
-def _metric_table(plan: Plan, found: Mapping[tuple, Score]) -> str:
-    norms, batch_sizes, seeds, _ = plan.whole
+def _metric_table(comparison: Comparison, found: Mapping[tuple, Score]) -> str:
+    norms, batch_sizes, seeds, _ = comparison.whole
     winners = {batch: clear_winner({
         norm: found[norm, batch] for norm in norms}) for batch in batch_sizes}
-    return _table(plan, lambda norm, batch: _format(
+    return _table(comparison, lambda norm, batch: _format(
         found[norm, batch], winners[batch] == norm, seeds))
 
 
-def _table(plan: Plan, value: Callable[[str, int], str]) -> str:
+def _table(comparison: Comparison, value: Callable[[str, int], str]) -> str:
     """A value for each norm and batch size."""
-    names = labels(plan.whole.norms)
+    names = labels(comparison.whole.norms)
     return table([
         {'images/GPU': names[norm]} | {
             str(batch): value(norm, batch)
-            for batch in plan.whole.batch_sizes
-        } for norm in plan.whole.norms
-    ], ['images/GPU', *map(str, plan.whole.batch_sizes)])
+            for batch in comparison.whole.batch_sizes
+        } for norm in comparison.whole.norms
+    ], ['images/GPU', *map(str, comparison.whole.batch_sizes)])
 
 
 def _format(score: Score, bold: bool, seeds: int) -> str:
@@ -193,15 +195,16 @@ def _format(score: Score, bold: bool, seeds: int) -> str:
     return f'{text} ({", ".join(notes)})' if notes else text
 
 
-def _protocol(plan: Plan, results: Mapping[Cell, dict]) -> list[str]:
+def _protocol(comparison: Comparison,
+              results: Mapping[Cell, dict]) -> list[str]:
     """How it was trained, in sentences."""
-    _, batch_sizes, _, lrs = plan.whole
-    steps = ', '.join(f'{plan.steps(b)}' for b in batch_sizes)
-    same = 'steps' if plan.same_steps else 'images'
+    _, batch_sizes, _, lrs = comparison.whole
+    steps = ', '.join(f'{comparison.steps(b)}' for b in batch_sizes)
+    same = 'steps' if comparison.same_steps else 'images'
     lines = [
         f'Held constant: {same}. Steps: {steps}. Learning rates are at '
-        f'{plan.reference:g} images a step and '
-        + ('the same at every batch size.' if plan.same_lr else
+        f'{comparison.reference:g} images a step and '
+        + ('the same at every batch size.' if comparison.same_lr else
            'grow with the batch.')
     ]
     if len(lrs) > 1:
@@ -210,12 +213,12 @@ def _protocol(plan: Plan, results: Mapping[Cell, dict]) -> list[str]:
             '', f'Of the learning rates {rates}, seed 0 chose for each norm '
             'and batch size (by AP on the images that are reported), and the '
             'other seeds trained at that one:', '',
-            _table(plan, lambda norm, batch: _rate(
-                plan.whole.best_lr(norm, batch, results)))
+            _table(comparison, lambda norm, batch: _rate(
+                comparison.whole.best_lr(norm, batch, results)))
         ]
     else:
         lines.append(f'Learning rate: {lrs[0]:g}.')
-    return lines + ['', *plan.notes]
+    return lines + ['', *comparison.notes]
 
 
 def _names(norms: list[str]) -> list[str]:
@@ -229,29 +232,32 @@ def _rate(lr: float | None) -> str:
     return '-' if lr is None else f'{lr:g}'
 
 
-def _failures(plan: Plan, results: Mapping[Cell, dict]) -> list[str]:
+def _failures(comparison: Comparison,
+              results: Mapping[Cell, dict]) -> list[str]:
     """What did not end well, and what has not ended."""
     lines = [
         f'- {describe(cell)}: {results[cell]["status"]}'
-        for cell in _order(plan, results) if not is_ok(results[cell])
+        for cell in _order(comparison, results) if not is_ok(results[cell])
     ]
-    missing = sum(plan.asked.waiting(results).values())
+    asked = comparison.asked
+    missing = sum(asked.waiting(results).values())
     if missing:
-        lines.append(f'- not trained yet: {missing} of {plan.asked.count}')
+        lines.append(f'- not trained yet: {missing} of {asked.count}')
     return ['Without a result:', '', *lines, ''] if lines else []
 
 
-def _plot(path: Path, plan: Plan, results: Mapping[Cell, dict]) -> None:
+def _plot(path: Path, comparison: Comparison,
+          results: Mapping[Cell, dict]) -> None:
     """AP over the batch size, a line a norm."""
     panels: dict[str, Any] = {}
     for metric in PLOTTED:
-        found = scores(plan, results, metric)
+        found = scores(comparison, results, metric)
         if any(score.values for score in found.values()):
             panels[metric] = found
     figure, axes = plt.subplots(
         1, max(1, len(panels)), squeeze=False, sharey=True,
         layout='constrained', figsize=(1 + 5 * max(1, len(panels)), 4.2))
-    norms, batch_sizes, seeds, _ = plan.whole
+    norms, batch_sizes, seeds, _ = comparison.whole
     batches = sorted(batch_sizes)
     names = labels(norms)
     for axis, (metric, found) in zip(axes[0], panels.items(), strict=False):

@@ -4,7 +4,6 @@ import copy
 import math
 from pathlib import Path
 
-import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
@@ -14,15 +13,15 @@ from ..switch.mend import drop_checkpoint, unfit_checkpoint, unfreeze
 from ..switch.norms import NormPlan, parse_norm_cfg, read_norm
 from ..switch.sites import norm_sites
 from ..utils.markdown import table
-from .arguments import check_norms, check_numbers, check_spelling
 from .cell import Cell
-from .config import cell_config
+from .cell_config import cell_config
+from .check_arguments import check_norms, check_numbers, check_spelling
 from .grid import Grid
 from .schedule import by_epoch, count_in_steps, peak_lr
 from .user_config import count_images, in_one_sentence, read_config
 
 
-class Plan:
+class Comparison:
     """What a comparison trains, and the config of each training.
 
     All see the same number of images, and the learning rate grows with the
@@ -124,7 +123,7 @@ class Plan:
         return max(count for count, _ in self._models.values()) * 4 * 3
 
     def describe(self) -> str:
-        """The plan for its reader."""
+        """What will be trained, for the reader."""
         norms, batch_sizes, seeds, lrs = self.asked
         lines = [
             f'{self.config}: {len(norms)} norms x {len(batch_sizes)} batch '
@@ -230,8 +229,3 @@ class Plan:
         tlus = sum(site.activation == 'TLU' for site in sites)
         return (sum(p.numel() for p in detector.parameters()),
                 f'{norms} norms, {tlus} TLU')
-
-
-def count_gpus() -> int:
-    """GPUs of this machine that may be used."""
-    return torch.cuda.device_count()
