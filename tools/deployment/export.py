@@ -21,9 +21,10 @@ With --check nothing is written: what OUT.onnx finds is compared with what
 PyTorch finds. Images are read as the config's test reads them, at each of
 --sizes, and run in batches. A detection of one side must have one of the same
 label on the other, its score within 1e-3 and its box within 0.1 pixel; exit
-status 1 if not. A file of --fp16 is held to the same. A box that overlaps a
-better one by the NMS's threshold, to the rounding, may be there on one side
-alone.
+status 1 if not. A file of --fp16 is held to the same: where two boxes have
+nearly the same score, float16 may put the other first, which the NMS keeps. A
+box that overlaps a better one by the NMS's threshold, to the rounding, may be
+there on one side alone.
 """
 
 import argparse
