@@ -142,7 +142,8 @@ def switch(model, norm):
     stay = sorted(outcome.stayed)
     but = f', but for {stay[0]}' if stay else ''
     more = f' and {len(stay) - 1} more' if stay[1:] else ''
-    notes = [note for note in outcome.said if note.startswith('could not')]
+    notes = [f'could not run on a small image: {failure}'
+             for failure in outcome.failures[:1]]
     return dict(row, kind=SWITCHED, norms=norms[norm.partition(':')[0]],
                 TLU=tlus, stay=len(stay),
                 tokens=norms['LayerNorm'],

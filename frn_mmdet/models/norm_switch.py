@@ -86,7 +86,7 @@ class NormSwitch:
         given, kwargs = kwargs, copy.deepcopy(kwargs)
         with types_of(self.types_of):
             self._bn_eps = bn_eps(kwargs, plan)
-            mended = set_norms(kwargs, plan) + mend(kwargs, plan)
+            changed = set_norms(kwargs, plan) + mend(kwargs, plan)
         try:
             super().__init__(**kwargs)
         except ValueError as error:
@@ -105,7 +105,7 @@ class NormSwitch:
         watch(self, plan, self._bn_eps, self._marks)
         self._norm_plan = plan
         self._switched = _kinds(self, plan)
-        print_log(describe_switch(plan, outcome, mended), logger='current')
+        print_log(describe_switch(plan, outcome, changed), logger='current')
         if outcome.stayed:
             print_log(describe_stayed(plan, outcome.stayed), 'current',
                       logging.WARNING)

@@ -8,7 +8,6 @@ from mmcv.cnn.bricks.norm import build_norm_layer
 from torch import nn
 
 from ..errors import ConfigError
-from ..layers import FRN
 from ..layers.arguments import divisor
 from .flow import Flow, Seen, is_plain_norm
 from .fold import keep_from_folding
@@ -26,9 +25,6 @@ from .tlu_plan import (
 )
 from .ws import standardize_convs
 
-# Of one element these leave its sign, or nothing.
-OF_ONE_ELEMENT = (FRN, nn.InstanceNorm2d)
-
 
 @dataclass
 class Outcome:
@@ -36,16 +32,27 @@ class Outcome:
 
     Attributes:
         sites (list[NormSite]): Those it has now.
-        said (list[str]): Sentences for the report.
+        replaced (dict[str, str]): Norms that no config names and that are
+            the plan's now: what they were, by path.
         stayed (dict[str, str]): Norms over a map that are not the plan's:
             why, by path.
+        of_tokens (Counter): Norms over tokens, vectors or points, by name.
+        failures (list[str]): Why some of it did not run on a small image.
+        standardized (int): Convolutions with standardized weights.
+        unfolded (list[str]): Norms that must not be folded, by path.
+        flat (list[str]): Norms over maps of 1x1, of which little is left.
         bn_eps (dict[str, float]): eps of the BNs that were replaced, since
             no config names them, by path.
     """
 
     sites: list[NormSite] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    replaced: dict[str, str] = field(default_factory=dict)
     stayed: dict[str, str] = field(default_factory=dict)
+    of_tokens: Counter = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    standardized: int = 0
+    unfolded: list[str] = field(default_factory=list)
+    flat: list[str] = field(default_factory=list)
     bn_eps: dict[str, float] = field(default_factory=dict)
 
 
@@ -89,23 +96,29 @@ def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
         flow.used |= training.used
         sites = _plan_or_leave(model, plan, flow, training, own, new, outcome)
     if plan.ws:
-        count = standardize_convs(model, plan, flow, own | new.keys())
-        outcome.said.append(f'{count} convolutions that feed {plan.name} '
-                            'have standardized weights')
+        outcome.standardized = standardize_convs(model, plan, flow,
+                                                 own | new.keys())
     for path, norm in new.items():
         if isinstance(norms[path], nn.BatchNorm2d):
             outcome.bn_eps[path] = norms[path].eps
         replace_module(model, path, norm)
     place_tlus(model, sites)
-    _describe(norms, own, new, flow, outcome)
+    outcome.replaced = {path: norm_name(norms[path]) for path in sorted(new)}
+    outcome.of_tokens.update(
+        norm_name(norm) for path, norm in norms.items()
+        if path not in own | new.keys() | outcome.stayed.keys())
+    outcome.failures = flow.failures
     if new or sites or plan.ws:
         flow = flow_of(model)
     if plan.norm.batch:
-        _keep_from_folding(model, plan, flow, outcome)
+        outcome.unfolded = keep_from_folding(model, flow)
     outcome.sites = sites_of(model, flow)
     if plan.tlu:
         _check_nothing_left(plan, flow, own | new.keys())
-    _describe_flat_maps(model, plan, flow, own | new.keys(), outcome)
+    if _loses_one_element(plan):
+        outcome.flat = sorted(
+            path for path in (own | new.keys()) & flow.norms.keys()
+            if _is_flat(flow.norms[path].shape))
     return outcome
 
 
@@ -178,8 +191,8 @@ def _replacements(norms: dict, own: set[str], flow: Flow, plan: NormPlan,
             outcome.stayed[path] = flow.unknown[path]
         elif _is_flat(seen.shape) and _loses_one_element(plan):
             outcome.stayed[path] = 'its maps are 1x1' + (
-                ', for which FRN has learnable_eps=True'
-                if plan.name == 'FRN' else '')
+                f', for which {plan.name} has learnable_eps=True'
+                if plan.norm.has_learnable_eps else '')
         elif channels_of(norm) % plan.norm_cfg.get('num_groups', 1):
             channels, groups = channels_of(norm), plan.norm_cfg['num_groups']
             outcome.stayed[path] = (
@@ -191,8 +204,7 @@ def _replacements(norms: dict, own: set[str], flow: Flow, plan: NormPlan,
 
 
 def _loses_one_element(plan: NormPlan) -> bool:
-    return issubclass(plan.norm.layer, OF_ONE_ELEMENT) and (
-        not plan.norm_cfg.get('learnable_eps'))
+    return plan.norm.one_channel and not plan.norm_cfg.get('learnable_eps')
 
 
 def _like(norm: nn.Module, plan: NormPlan) -> nn.Module:
@@ -221,51 +233,12 @@ def _plan_or_leave(model: nn.Module, plan: NormPlan, flow: Flow,
                     'become a TLU')
 
 
-def _describe(norms: dict, own: set[str], new: dict, flow: Flow,
-              outcome: Outcome) -> None:
-    if new:
-        first = min(new)
-        outcome.said.append(
-            f'{len(new)} norms that no config names are switched, the first '
-            f'is {first}, a {norm_name(norms[first])}')
-    switched = own | new.keys()
-    alone = Counter(norm_name(norm) for path, norm in norms.items()
-                    if path not in switched | outcome.stayed.keys())
-    for name, number in alone.items():
-        outcome.said.append(f'{number} {name} are over tokens or vectors and '
-                            'stay')
-    outcome.said += [f'could not run on a small image: {failure}'
-                     for failure in flow.failures[:1]]
-
-
-def _keep_from_folding(model: nn.Module, plan: NormPlan, flow: Flow,
-                       outcome: Outcome) -> None:
-    left = keep_from_folding(model, flow)
-    if left:
-        outcome.said.append(
-            f'{len(left)} {plan.name} do not follow the convolution before '
-            f'them ({left[0]}): fuse_conv_bn would fold them wrong')
-
-
 def _check_nothing_left(plan: NormPlan, flow: Flow, norms: set[str]) -> None:
     """Look again: every activation on a norm must be a TLU now."""
     for path in acting_on(norms, flow):
         raise ConfigError(
             f'{path}: still acts on a {plan.name} after its TLU was placed; '
             'please report it, and set tlu=False meanwhile')
-
-
-def _describe_flat_maps(model: nn.Module, plan: NormPlan, flow: Flow,
-                        norms: set[str], outcome: Outcome) -> None:
-    flat = [path for path in norms & flow.norms.keys() if isinstance(
-        model.get_submodule(path), OF_ONE_ELEMENT) and _is_flat(
-            flow.norms[path].shape)]
-    if flat and not plan.norm_cfg.get('learnable_eps'):
-        outcome.said.append(
-            f'{len(flat)} {plan.name} are over maps of 1x1 ({min(flat)}), of '
-            'which little is left; ' + (
-                'learnable_eps=True softens that' if plan.name == 'FRN' else
-                'GN and LN leave more'))
 
 
 def _is_flat(shape: tuple) -> bool:

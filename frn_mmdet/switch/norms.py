@@ -1,5 +1,6 @@
 """The norms that ``model.norm_cfg`` may name, and what its value means."""
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,6 +35,9 @@ class Norm(NamedTuple):
             running averages stand in for them at test.
         from_bn (float or None): Default of the value's ``from_bn``; None: it
             takes no number.
+        one_channel (bool): Whether a statistic is of one channel of one
+            image, so that of a map of one element its sign is left, or
+            nothing.
     """
 
     layer: type
@@ -42,6 +46,12 @@ class Norm(NamedTuple):
     tlu: bool = False
     batch: bool = False
     from_bn: float | None = None
+    one_channel: bool = False
+
+    @property
+    def has_learnable_eps(self) -> bool:
+        """Whether the layer can be kept from being a sign function."""
+        return 'learnable_eps' in inspect.signature(self.layer).parameters
 
     @property
     def goes_on_from_bn(self) -> bool:
@@ -51,13 +61,13 @@ class Norm(NamedTuple):
 
 # A norm more is a layer and a row: nothing else asks for its name.
 NORMS = {
-    'FRN': Norm(FRN, 'FRN', tlu=True, from_bn=FROM_BN),
+    'FRN': Norm(FRN, 'FRN', tlu=True, from_bn=FROM_BN, one_channel=True),
     'BN': Norm(nn.BatchNorm2d, 'BN', batch=True),
     'SyncBN': Norm(SyncBatchNorm, 'SyncBN', batch=True),
     'GN': Norm(nn.GroupNorm, 'GN', dict(num_groups=32)),
     'LN': Norm(MapLayerNorm, 'frn_mmdet.LN'),
     # PyTorch's default is no gamma and beta; the paper's norms have both.
-    'IN': Norm(nn.InstanceNorm2d, 'IN', dict(affine=True)),
+    'IN': Norm(nn.InstanceNorm2d, 'IN', dict(affine=True), one_channel=True),
     'BRN': Norm(BRN, 'BRN', batch=True),
     'GFRN': Norm(GFRN, 'GFRN', dict(num_groups=32), tlu=True),
     'LFRN': Norm(LFRN, 'LFRN', tlu=True),

@@ -1,22 +1,25 @@
 """Say in one log record what a value of ``model.norm_cfg`` came to."""
 
 from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 
 from .apply import Outcome
 from .norms import PARTS, NormPlan, part_of
 
 
 def describe_switch(plan: NormPlan, outcome: Outcome,
-                    mended: list[str]) -> str:
+                    changed: list[str]) -> str:
     """The text of the record.
 
     Args:
         plan (NormPlan): What ``model.norm_cfg`` asked for.
         outcome (Outcome): What became of the detector.
-        mended (list[str]): What :func:`~frn_mmdet.switch.mend.mend` said.
+        changed (list[str]): What :func:`~.config.set_norms` and
+            :func:`~.mend.mend` say they changed in the config.
 
     Returns:
-        str: Several lines: the plan, counts of sites, mends.
+        str: Several lines: the plan, counts of sites, changes.
     """
     sites = outcome.sites
     norms = [site for site in sites if site.norm is not None]
@@ -34,9 +37,33 @@ def describe_switch(plan: NormPlan, outcome: Outcome,
         lines.append(f'  activation after a sum of norms: {_counts(adds)}')
     tlus = sum(site.activation == 'TLU' for site in sites)
     lines.append(f'  in all: {len(norms)} norms, {tlus} TLU')
-    lines += [f'  note: {sentence}' for sentence in outcome.said]
-    lines += [f'  mended: {sentence}' for sentence in mended]
+    lines += [f'  note: {sentence}' for sentence in _notes(plan, outcome)]
+    lines += [f'  changed: {sentence}' for sentence in changed]
     return '\n'.join(lines)
+
+
+def _notes(plan: NormPlan, outcome: Outcome) -> Iterator[str]:
+    """What is worth knowing beside the counts."""
+    name = plan.name
+    if outcome.standardized:
+        yield (f'{outcome.standardized} convolutions that feed {name} have '
+               'standardized weights')
+    for path, old in islice(outcome.replaced.items(), 1):
+        yield (f'{len(outcome.replaced)} norms that no config names are '
+               f'switched, the first is {path}, a {old}')
+    for old, number in outcome.of_tokens.items():
+        yield f'{number} {old} are over tokens or vectors and stay'
+    for failure in outcome.failures[:1]:
+        yield f'could not run on a small image: {failure}'
+    if outcome.unfolded:
+        yield (f'{len(outcome.unfolded)} {name} do not follow the convolution '
+               f'before them ({outcome.unfolded[0]}): fuse_conv_bn would fold '
+               'them wrong')
+    if outcome.flat:
+        way_out = ('learnable_eps=True softens that'
+                   if plan.norm.has_learnable_eps else 'GN and LN leave more')
+        yield (f'{len(outcome.flat)} {name} are over maps of 1x1 '
+               f'({outcome.flat[0]}), of which little is left; {way_out}')
 
 
 def describe_stayed(plan: NormPlan, stayed: dict[str, str]) -> str:

@@ -44,8 +44,9 @@ def test_norms_in_mmdets_code_are_switched(build):
         m, (nn.modules.batchnorm._NormBase, nn.GroupNorm))]
     assert {type(norm) for norm in norms} - {TLU} == {FRN}
     assert model.switch_outcome.stayed == {}
-    assert any('3 norms that no config names' in said and 'res_block' in said
-               for said in model.switch_outcome.said)
+    replaced = model.switch_outcome.replaced
+    assert set(replaced.values()) == {'BN'} and len(replaced) == 3
+    assert all('res_block' in path for path in replaced)
 
 
 @pytest.mark.parametrize('norm', [
@@ -125,16 +126,14 @@ def test_norms_over_1x1_maps_stay_or_are_said(build):
         'coco.py'
     for learnable, said in ((False, 1), (True, 0)):
         model = build(config, dict(type='FRN', learnable_eps=learnable))
-        assert sum('maps of 1x1' in text
-                   for text in model.switch_outcome.said) == said
+        assert bool(model.switch_outcome.flat) == said
 
 
 def test_norms_over_tokens_are_left_alone_and_counted(build):
     model = build('mmdet::swin/retinanet_swin-t-p4-w7_fpn_1x_coco.py',
                   options={'backbone.init_cfg': None})
     assert {s.norm for s in norm_sites(model.backbone)} == {'LayerNorm'}
-    assert '31 LayerNorm are over tokens or vectors and stay' in (
-        model.switch_outcome.said)
+    assert model.switch_outcome.of_tokens == {'LayerNorm': 31}
     model(torch.zeros(1, 3, 64, 64), mode='tensor')
 
 

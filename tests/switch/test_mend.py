@@ -172,7 +172,7 @@ def test_norms_that_train_from_now_on_are_in_the_record(small):
     options = {'backbone.norm_cfg.requires_grad': False}
     model = small('RetinaNet', 'FRN', options)
     assert all(p.requires_grad for p in model.backbone.frn1.parameters())
-    assert 'mended: backbone.norm_cfg.requires_grad: False' in records[0]
+    assert 'changed: backbone.norm_cfg.requires_grad: False' in records[0]
     fixed = small('RetinaNet', dict(type='FRN', requires_grad=False), options)
     assert not any(p.requires_grad for p in fixed.backbone.frn1.parameters())
     assert 'requires_grad: False -> True' not in records[1]

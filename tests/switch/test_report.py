@@ -1,3 +1,4 @@
+from frn_mmdet.switch.apply import Outcome
 from frn_mmdet.switch.norms import parse_norm_cfg
 from frn_mmdet.switch.report import describe_stayed, describe_switch
 
@@ -5,7 +6,7 @@ from frn_mmdet.switch.report import describe_stayed, describe_switch
 def test_counts_by_part(small):
     value = dict(type='FRN', learnable_eps=True, parts=['backbone', 'head'])
     outcome = small('MaskRCNN', value).switch_outcome
-    outcome.said.append('c')
+    outcome.of_tokens['LayerNorm'] = 3
     assert describe_switch(parse_norm_cfg(value), outcome, ['a', 'b']) == (
         'model.norm_cfg: FRN(learnable_eps=True), TLU, on backbone, head\n'
         '  backbone: 20 FRN\n'
@@ -14,9 +15,28 @@ def test_counts_by_part(small):
         '  activation after a norm: 17 TLU, 11 none\n'
         '  activation after a sum of norms: 8 TLU\n'
         '  in all: 28 norms, 25 TLU\n'
-        '  note: c\n'
-        '  mended: a\n'
-        '  mended: b')
+        '  note: 3 LayerNorm are over tokens or vectors and stay\n'
+        '  changed: a\n'
+        '  changed: b')
+
+
+def test_what_else_is_worth_knowing():
+    """Each in one line, named by its first norm."""
+    outcome = Outcome(
+        replaced={'neck.b': 'BN', 'neck.c': 'BN'}, failures=['x', 'y'],
+        standardized=7, unfolded=['neck.d'], flat=['neck.e', 'neck.f'])
+    text = describe_switch(parse_norm_cfg('FRN'), outcome, [])
+    assert text.splitlines()[-5:] == [
+        '  note: 7 convolutions that feed FRN have standardized weights',
+        '  note: 2 norms that no config names are switched, the first is '
+        'neck.b, a BN',
+        '  note: could not run on a small image: x',
+        '  note: 1 FRN do not follow the convolution before them (neck.d): '
+        'fuse_conv_bn would fold them wrong',
+        '  note: 2 FRN are over maps of 1x1 (neck.e), of which little is '
+        'left; learnable_eps=True softens that']
+    text = describe_switch(parse_norm_cfg('IN'), outcome, [])
+    assert text.endswith('GN and LN leave more')
 
 
 def test_each_norm_that_stayed_is_named():
