@@ -18,12 +18,16 @@ STAMP := $(VENV)/.complete
 IMAGENET := .venv-imagenet
 IMAGENET_PIP := $(IMAGENET)/bin/python -m pip --disable-pip-version-check install
 
+# Another torch, under ops and layers alone.
+TORCH ?= 2.7.1
+TORCH_VENV := .venv-torch-$(TORCH)
+
 DEMO_DATA := data/shapes
 DEMO_NAME := retinanet_r18_fpn_frn_shapes
 DEMO_CONFIG := configs/demo/$(DEMO_NAME).py
 DEMO_DIR := work_dirs/$(DEMO_NAME)
 
-.PHONY: help env demo test test-slow test-imagenet lint wheel clean distclean
+.PHONY: help env demo test test-slow test-imagenet test-torch lint wheel clean distclean
 
 help:  ## this list (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' \
@@ -74,6 +78,17 @@ $(IMAGENET)/.complete: setup.py requirements/imagenet.txt \
 		-r requirements/imagenet-no-deps.txt --editable .
 	@touch $@
 
+test-torch:  ## of ops and layers, on another torch: TORCH=2.7.1
+	test -x $(TORCH_VENV)/bin/python || \
+		$${BASE_PYTHON:-python3} -m venv $(TORCH_VENV)
+	$(TORCH_VENV)/bin/python -m pip --disable-pip-version-check install \
+		torch==$(TORCH) -r requirements/layers.txt \
+		-r requirements/build.txt -r requirements/tests.txt
+	$(TORCH_VENV)/bin/python -m pip --disable-pip-version-check install \
+		--no-deps --no-build-isolation mmcv-lite==2.1.0 --editable .
+	$(TORCH_VENV)/bin/python -m pytest tests/ops tests/layers \
+		-m 'not slow' $(ARGS)
+
 lint: $(STAMP)  ## style
 	$(PYTHON) -m ruff check .
 
@@ -86,4 +101,4 @@ clean:  ## removes what the demo and the tools wrote
 		.pytest_cache .ruff_cache .hypothesis
 
 distclean: clean  ## removes the environments as well
-	rm -rf .venv .venv-openmmlab $(IMAGENET)
+	rm -rf .venv .venv-openmmlab .venv-torch-* $(IMAGENET)
