@@ -199,10 +199,11 @@ def watch_flow(model: nn.Module,
     Returns:
         Flow: What was seen.
     """
-    model, zeros = light_copy(model)
-    watcher = _Watcher(type(model).__name__, zeros)
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # it has no gradients
         stack.enter_context(torch.set_grad_enabled(training))
+        model, zeros = light_copy(model)
+        watcher = _Watcher(type(model).__name__, zeros)
         stack.enter_context(_own_random_numbers(model))
         stack.enter_context(in_mode(model, training))
         stack.enter_context(watcher.light_graph())

@@ -193,12 +193,13 @@ def _few_boxes(model: nn.Module) -> Iterator[None]:
 
 def _images(model: nn.Module) -> Iterator[Iterator[Tensor]]:
     """For each size one of each number of channels that the model may take."""
+    backbone = getattr(model, 'backbone', model)
     mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
-    given = [_channels(getattr(model, 'backbone', model)),
-             3 if mean is None else len(mean)]
+    given = [_channels(backbone), 3 if mean is None else len(mean),
+             getattr(backbone, 'in_channels', None)]  # of several streams
+    given = dict.fromkeys(n for n in given if isinstance(n, int))
     for size in CLASSIFIER_SIZES if _is_classifier(model) else SIZES:
-        yield (_map(channels, size, model)
-               for channels in dict.fromkeys(given) if channels)
+        yield (_map(channels, size, model) for channels in given)
 
 
 def _map(channels: int, size: tuple, model: nn.Module,

@@ -400,6 +400,31 @@ def test_a_stem_that_takes_four_pixels_for_one(small, channels):
     assert '?' not in {s.activation for s in norm_sites(model)}
 
 
+class Streams(nn.Module):
+    """RGB and depth, each by its own stem."""
+
+    def __init__(self, in_channels=4, norm_cfg=None):
+        super().__init__()
+        self.in_channels = in_channels
+        self.rgb = ConvModule(3, 4, 3, stride=4, norm_cfg=norm_cfg)
+        self.depth = ConvModule(in_channels - 3, 4, 3, stride=4,
+                                norm_cfg=norm_cfg)
+
+    def forward(self, x):
+        return (self.rgb(x[:, :3]) + self.depth(x[:, 3:]), )
+
+
+def test_images_of_two_streams(small):
+    MODELS.register_module('Streams', module=Streams, force=True)
+    model = small('RetinaNet', options={
+        'backbone': dict(_delete_=True, type='Streams'),
+        'neck.in_channels': [4],
+        'bbox_head.num_classes': 2,
+        'data_preprocessor': dict(IMAGES, _delete_=True)})
+    assert counts(model)[1:] == (2 + 4, set())
+    two_steps(model, 4)
+
+
 class OneSize(nn.Module):
     """A neck of a discrete cosine transform, for images of one size."""
 

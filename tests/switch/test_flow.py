@@ -158,10 +158,13 @@ def test_what_is_not_known_is_noted(then, where):
 
 
 @pytest.mark.parametrize('training', [False, True])
-def test_gradients_are_there_in_training_only(training):
+@pytest.mark.parametrize('mode', [
+    torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_gradients_are_there_in_training_only(training, mode):
     seen = []
-    watch(lambda net, x: seen.append(
-        (x.requires_grad, torch.is_grad_enabled())) or x, training)
+    with mode():
+        watch(lambda net, x: seen.append(
+            (x.requires_grad, torch.is_grad_enabled())) or x, training)
     assert seen == [(training, training)]
 
 
