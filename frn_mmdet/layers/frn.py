@@ -194,16 +194,22 @@ class FRN(nn.GroupNorm):
         """Normalise, and threshold if the layer has a TLU."""
         if isinstance(x, Proxy):
             return one_call(self, x)
+        own = self._parameters
+        try:  # attributes take as long as the kernel of a small map
+            weight, bias, tau, eps_l = (
+                own['weight'], own['bias'], own['tau'], own['eps_l'])
+        except KeyError:  # of a replica, or with a parametrization
+            weight, bias, tau, eps_l = (
+                self.weight, self.bias, self.tau, self.eps_l)
         eps = self.eps
-        if self.eps_l is not None:
-            eps = eps + self.eps_l.abs()
-        mean = self.ref_mean
+        if eps_l is not None:
+            eps = eps + eps_l.abs()
+        mean = self._buffers['ref_mean']
         if mean is None:
-            return frn(x, self.weight, self.bias, self.tau, eps)
+            return frn(x, weight, bias, tau, eps)
         # The docstring's equation, all that divides multiplied by ref_var.
-        return frn(x, self.weight, self.bias, self.tau,
-                   1 - self.share + self.share * eps, mean, self.ref_var,
-                   self.share)
+        return frn(x, weight, bias, tau, 1 - self.share + self.share * eps,
+                   mean, self._buffers['ref_var'], self.share)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""

@@ -60,7 +60,8 @@ class TLU(nn.GroupNorm):
         """
         if isinstance(x, Proxy):
             return one_call(self, x)
-        return tlu(x, self.tau)
+        tau = self._parameters.get('tau')  # self.tau takes as long as a TLU
+        return tlu(x, self.tau if tau is None else tau)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""

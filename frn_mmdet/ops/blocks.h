@@ -1,5 +1,5 @@
 // What the kernels of cpu.cpp share: blocks of a map or a weight, in the dtype
-// of arithmetic, and how an operator is called.
+// of arithmetic.
 //
 // T is the dtype of what is read and written, A that of statistics and
 // arithmetic: float for half types. Sums run over fixed blocks in A, which
@@ -11,32 +11,20 @@
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
 #include <ATen/ops/empty_like.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <type_traits>
 
-namespace {
+#include "operators.h"
 
-using at::Tensor;
+namespace {
 
 // Elements that a sum in A spans, and the least that a thread is worth.
 constexpr int64_t kBlock = 256;
 constexpr int64_t kGrain = 32768;
-
-// Also stated in library.py, for the fake tensors of torch.compile.
-at::MemoryFormat format_of(const Tensor& x) {
-  const auto last = x.dim() == 5 ? at::MemoryFormat::ChannelsLast3d
-                                 : at::MemoryFormat::ChannelsLast;
-  const bool is_last =
-      x.dim() >= 4 && !x.is_contiguous() && x.is_contiguous(last);
-  return is_last ? last : at::MemoryFormat::Contiguous;
-}
 
 // Half types are widened to blocks of A and narrowed again; a map that is of
 // A already is read and written in place.
@@ -93,13 +81,6 @@ void for_blocks(int64_t size, const F& f) {
   for (int64_t begin = 0; begin < size; begin += kBlock) {
     f(begin, std::min(kBlock, size - begin));
   }
-}
-
-template <typename F>
-auto operator_of(const char* name) {
-  return c10::Dispatcher::singleton()
-      .findSchemaOrThrow(name, "")
-      .typed<F>();
 }
 
 }  // namespace

@@ -20,28 +20,15 @@
 
 namespace {
 
-using Optional = std::optional<Tensor>;
-using Forward = std::tuple<Tensor, Tensor>;
-using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-
 // Pixels that a sum in A spans in channels_last, where it has one lane in
 // place of eight.
 constexpr int64_t kStrip = 64;
 
-// (N, C, *spatial) as the loops see it.
-struct Map {
-  int64_t images, channels, size;
-  explicit Map(const Tensor& x)
-      : images(x.size(0)),
-        channels(x.size(1)),
-        size(c10::multiply_integers(x.sizes().begin() + 2,
-                                    x.sizes().end())) {}
-  int64_t rows() const { return images * channels; }
-};
-
 template <typename A>
 Tensor in_dtype(const Tensor& parameter) {
-  return parameter.to(c10::CppTypeToScalarType<A>::value).contiguous();
+  const auto dtype = c10::CppTypeToScalarType<A>::value;
+  return (parameter.scalar_type() == dtype ? parameter : parameter.to(dtype))
+      .contiguous();
 }
 
 // What a channel is given: gamma, beta, tau (which -inf turns off), eps and
@@ -375,9 +362,10 @@ void show_nan(const Tensor& y, const T* tau, int64_t channels) {
 
 // The operators below autograd.
 
-Forward frn(const Tensor& x, const Tensor& weight, const Tensor& bias,
+FrnOutputs frn(const Tensor& x, const Tensor& weight, const Tensor& bias,
             const Optional& tau, const Optional& eps_tensor, double eps,
             const Optional& mean, double share) {
+  check_frn(x, weight, bias, tau, eps_tensor, mean);
   const auto format = format_of(x);
   const Tensor from = x.contiguous(format);
   const Map map(x);
@@ -405,7 +393,7 @@ Forward frn(const Tensor& x, const Tensor& weight, const Tensor& bias,
   return {y, inv};
 }
 
-Backward frn_backward(const Tensor& grad, const Tensor& x, const Tensor& inv,
+FrnGradients frn_backward(const Tensor& grad, const Tensor& x, const Tensor& inv,
                       const Tensor& weight, const Tensor& bias,
                       const Optional& tau, const Optional& eps_tensor,
                       double eps, const Optional& mean, double share) {
@@ -485,28 +473,17 @@ inline void for_bytes(int64_t size, const F& f) {
   }
 }
 
-// TLU alone. Units lie in memory one after the other: rows, whose elements
-// share a threshold, or in channels_last (and without positions) pixels,
-// whose elements have one each. Where a unit was clipped is kept in bits.
+// TLU alone.
 
-struct Units {
-  int64_t count, length, bytes;
-  bool last;
-  Units(const Tensor& x, bool last) : last(last) {
-    const Map map(x);
-    count = map.images * (last ? map.size : map.channels);
-    length = last ? map.channels : map.size;
-    bytes = (length + 7) / 8;
-  }
-  int64_t grain() const {
-    return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, length));
-  }
-};
+int64_t grain_of(const Units& units) {
+  return std::max<int64_t>(1,
+                           kGrain / std::max<int64_t>(1, units.length));
+}
 
 template <typename T, typename A>
 void forward_units(const T* x, const T* tau, T* z, uint8_t* bits, Units units,
                    int64_t channels) {
-  at::parallel_for(0, units.count, units.grain(), [&](int64_t first,
+  at::parallel_for(0, units.count, grain_of(units), [&](int64_t first,
                                                       int64_t end) {
     Reader<T, A> read, read_tau;
     Writer<T, A> writer;
@@ -542,7 +519,7 @@ void backward_units(const T* dy, const uint8_t* bits, T* dx, T* dtau,
   const int64_t sums = units.last ? channels : 1;
   const int64_t strips = (units.count + each - 1) / each;
   std::vector<double> partial(strips * sums);
-  const int64_t grain = std::max<int64_t>(1, units.grain() / each);
+  const int64_t grain = std::max<int64_t>(1, grain_of(units) / each);
   at::parallel_for(0, strips, grain, [&](int64_t first, int64_t end) {
     Reader<T, A> read;
     Writer<T, A> writer;
@@ -583,12 +560,13 @@ void backward_units(const T* dy, const uint8_t* bits, T* dx, T* dtau,
   std::copy_n(total.data(), channels, dtau);
 }
 
-std::tuple<Tensor, Tensor> tlu(const Tensor& x, const Tensor& tau) {
+TluOutputs tlu(const Tensor& x, const Tensor& tau) {
+  check_tlu(x, tau);
   const auto format = format_of(x);
-  const Tensor from = x.contiguous(format), limit = tau.contiguous();
+  const Tensor from = x.contiguous(format);
+  const Tensor limit = thresholds(x, tau);
   const Tensor z = at::empty_like(from, from.options(), format);
-  const Units units(
-      x, x.dim() == 2 || format != at::MemoryFormat::Contiguous);
+  const Units units(x, is_last(x));
   const Tensor bits =
       at::empty({units.count, units.bytes}, x.options().dtype(at::kByte));
   AT_DISPATCH_FLOATING_TYPES_AND2(
@@ -602,12 +580,8 @@ std::tuple<Tensor, Tensor> tlu(const Tensor& x, const Tensor& tau) {
   return {z, bits};
 }
 
-std::tuple<Tensor, Tensor> tlu_backward(const Tensor& grad, const Tensor& bits,
-                                        bool last) {
-  const auto format =
-      !last || grad.dim() < 4 ? at::MemoryFormat::Contiguous
-      : grad.dim() == 4       ? at::MemoryFormat::ChannelsLast
-                              : at::MemoryFormat::ChannelsLast3d;
+TluGradients tlu_backward(const Tensor& grad, const Tensor& bits, bool last) {
+  const auto format = format_of(grad.dim(), last);
   const Tensor dy = grad.contiguous(format);
   const Tensor dx = at::empty_like(dy, dy.options(), format);
   const Tensor dtau = at::empty({grad.size(1)}, grad.options());
@@ -622,94 +596,6 @@ std::tuple<Tensor, Tensor> tlu_backward(const Tensor& grad, const Tensor& bits,
   return {dx, dtau};
 }
 
-// Autograd in C++, since at batch 1 the Python around a small map would take
-// longer than the map. library.py has the same for other devices.
-
-const auto& frn_operator() {
-  static const auto op = operator_of<decltype(frn)>("frn_mmdet::frn");
-  return op;
-}
-
-Optional optional(const Tensor& tensor) {
-  return tensor.defined() ? Optional(tensor) : std::nullopt;
-}
-
-class Autograd : public torch::autograd::Function<Autograd> {
- public:
-  using Context = torch::autograd::AutogradContext;
-  using Tensors = torch::autograd::variable_list;
-
-  static Tensors forward(Context* ctx, const Tensor& x, const Tensor& weight,
-                         const Tensor& bias, const Optional& tau,
-                         const Optional& eps_tensor, double eps,
-                         const Optional& mean, double share) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, inv] = frn_operator().call(x, weight, bias, tau, eps_tensor, eps,
-                                        mean, share);
-    ctx->save_for_backward({x, inv, weight, bias, tau.value_or(Tensor()),
-                            eps_tensor.value_or(Tensor()),
-                            mean.value_or(Tensor())});
-    ctx->saved_data["eps"] = eps;
-    ctx->saved_data["share"] = share;
-    ctx->mark_non_differentiable({inv});
-    return {y, inv};
-  }
-
-  static Tensors backward(Context* ctx, const Tensors& grads) {
-    static const auto op =
-        operator_of<decltype(frn_backward)>("frn_mmdet::frn_backward");
-    const auto saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &weight = saved[2], &bias = saved[3];
-    const Optional tau = optional(saved[4]), eps = optional(saved[5]);
-    const auto call = [&] {
-      return op.call(grads[0], x, saved[1], weight, bias, tau, eps,
-                     ctx->saved_data["eps"].toDouble(), optional(saved[6]),
-                     ctx->saved_data["share"].toDouble());
-    };
-    const auto [dx, dweight, dbias, dtau, deps] = [&] {
-      if (at::GradMode::is_enabled()) {  // somebody differentiates this
-        return call();
-      }
-      at::AutoDispatchBelowADInplaceOrView below;
-      return call();
-    }();
-    Tensors result(8);
-    size_t edge = 0;  // counts the tensors among the arguments
-    const auto put = [&](size_t argument, const Tensor& grad,
-                         const Tensor& like) {
-      if (ctx->needs_input_grad(edge++)) {
-        result[argument] = grad.to(like.scalar_type());
-      }
-    };
-    put(0, dx, x);
-    put(1, dweight, weight);
-    put(2, dbias, bias);
-    if (tau) {
-      put(3, dtau, *tau);
-    }
-    if (eps && ctx->needs_input_grad(edge)) {
-      // symbolic, for torch.compile with dynamic shapes
-      const double unit = ctx->saved_data["eps"].toDouble();
-      const Tensor scaled = unit == 1 ? deps : deps.mul(unit);
-      put(4, eps->sym_numel() == 1 ? scaled.sum().view({1}) : scaled, *eps);
-    }
-    return result;
-  }
-};
-
-Forward frn_autograd(const Tensor& x, const Tensor& weight, const Tensor& bias,
-                     const Optional& tau, const Optional& eps_tensor,
-                     double eps, const Optional& mean, double share) {
-  if (!at::GradMode::is_enabled()) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    return frn_operator().call(x, weight, bias, tau, eps_tensor, eps, mean,
-                               share);
-  }
-  const auto out =
-      Autograd::apply(x, weight, bias, tau, eps_tensor, eps, mean, share);
-  return {out[0], out[1]};
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(frn_mmdet, CPU, m) {
@@ -722,6 +608,5 @@ TORCH_LIBRARY_IMPL(frn_mmdet, CPU, m) {
 }
 
 TORCH_LIBRARY_IMPL(frn_mmdet, AutogradCPU, m) {
-  m.impl("frn", frn_autograd);
   m.impl("standardize", standardize_autograd);
 }

@@ -31,7 +31,10 @@ import torch
 import triton
 import triton.language as tl
 
+from . import cuda_host
 from . import cuda_kernels as kernels
+from .check import check_frn, check_tlu
+from .cuda_host import launch
 from .definition import compute_dtype
 from .library import (
     BACKWARD,
@@ -39,9 +42,7 @@ from .library import (
     TLU,
     TLU_BACKWARD,
     format_of,
-    gradients,
     is_last,
-    keep,
     memory_format,
     units_of,
 )
@@ -129,22 +130,26 @@ def _plan(way, channels, positions, splits, size):
 
 def forward(x, weight, bias, tau, eps_tensor, eps, mean=None, share=1.):
     """Kernel of the operator ``frn``."""
+    check_frn(x, weight, bias, tau, eps if eps_tensor is None else eps_tensor,
+              mean)
     x = x.contiguous(memory_format=memory_format(x))
     y = torch.empty_like(x)
     inv = x.new_empty(x.shape[:2], dtype=compute_dtype(x))
     if x.numel() == 0:
         return y, inv
-    launch = _launch_of(x, tau, eps_tensor, mean, 32)
+    way = _way_of(x, tau, eps_tensor, mean, 32)
     *parameters, mean = _contiguous(weight, bias, tau, eps_tensor, mean)
     with torch.cuda.device_of(x):
-        words, sums = launch.words(x), inv  # sums: not read
-        if launch.way == 'split':
-            sums = inv.new_empty((launch.splits, *inv.shape))
-            kernels.forward_sums[launch.grid](
-                x, mean, sums, *launch.sizes, **launch.meta)
-        kernels.forward[launch.grid](
-            x, *parameters, float(eps), mean, float(share), sums, words, y,
-            inv, *launch.sizes, **launch.meta)
+        words, sums = way.words(x), inv  # sums: not read
+        if way.name == 'split':
+            sums = inv.new_empty((way.splits, *inv.shape))
+            launch(kernels.forward_sums, way.grid,
+                   x, mean, sums, *way.sizes, **way.meta)
+        launch(kernels.forward, way.grid,
+               x, *parameters, float(eps), mean, float(share), sums, words, y,
+               inv, *way.sizes, **way.meta)
+    cuda_host.share(0 if words is x else words.numel(),
+                    0 if sums is inv else sums.numel())
     return y, inv
 
 
@@ -157,56 +162,33 @@ def backward(grad, x, inv, weight, bias, tau, eps_tensor, eps, mean=None,
     dx = torch.empty_like(x)
     if x.numel() == 0:
         return dx, *inv.new_zeros((4, x.shape[1])).unbind()
-    launch = _launch_of(x, tau, eps_tensor, mean, 16)
+    way = _way_of(x, tau, eps_tensor, mean, 16)
     weight, bias, tau, _, mean = _contiguous(weight, bias, tau, eps_tensor,
                                              mean)
-    sums = inv.new_empty((3, launch.splits, *inv.shape))
+    sums = inv.new_empty((3, way.splits, *inv.shape))
     inputs = (grad, x, inv, weight, bias, tau, mean, sums)
     of_parameters = [inv.new_empty(x.shape[1]) for _ in range(4)]
     with torch.cuda.device_of(x):
-        if launch.way == 'split':
-            kernels.backward_sums[launch.grid](
-                *inputs, *launch.sizes, **launch.meta)
-        kernels.backward[launch.grid](
-            *inputs, launch.words(x), float(share), dx, *launch.sizes,
-            **launch.meta)
+        words = way.words(x)
+        if way.name == 'split':
+            launch(kernels.backward_sums, way.grid,
+                   *inputs, *way.sizes, **way.meta)
+        launch(kernels.backward, way.grid,
+               *inputs, words, float(share), dx, *way.sizes, **way.meta)
         images, channels = inv.shape
-        joined = min(JOINED, max(1, triton.next_power_of_2(channels) // 32))
-        kernels.join[(triton.cdiv(channels, joined), )](
-            sums, inv, weight, *of_parameters, images, channels,
-            launch.splits, ACC=launch.meta['ACC'], T=joined,
-            ROWS=min(256, triton.next_power_of_2(images * launch.splits)),
-            num_warps=8)
+        grid, meta = _join_launch(channels, images * way.splits)
+        launch(kernels.join, grid,
+               sums, inv, weight, *of_parameters, images, channels,
+               way.splits, ACC=way.meta['ACC'], **meta)
+    cuda_host.share(0 if words is x else words.numel(), sums.numel())
     return dx, *of_parameters
-
-
-def eager(*arguments):
-    """The operator ``frn``, without inv, where nobody looks on.
-
-    ``torch.library`` leads it and its gradient through some Python for those
-    who trace it, which takes longer than most maps keep a GPU.
-    """
-    return _Eager.apply(*arguments)
-
-
-class _Eager(torch.autograd.Function):
-
-    @staticmethod
-    def forward(ctx, *inputs):
-        y, inv = forward(*inputs)
-        keep(ctx, inputs, inv)
-        return y
-
-    @staticmethod
-    def backward(ctx, grad):
-        if torch.is_grad_enabled():  # somebody differentiates it again
-            return gradients(ctx, grad, torch.ops.frn_mmdet.frn_backward)
-        return gradients(ctx, grad, backward)
 
 
 def tlu(x, tau):
     """Kernel of the operator ``tlu``."""
+    check_tlu(x, tau)
     x = x.contiguous(memory_format=memory_format(x))
+    tau = tau.to(x.dtype).expand(x.shape[1]).contiguous()
     z = torch.empty_like(x)
     last = is_last(x)
     units, length = units_of(x.shape, last)
@@ -214,9 +196,9 @@ def tlu(x, tau):
     if x.numel():
         grid, meta = _tlu_launch(units, length, last)
         with torch.cuda.device_of(x):
-            kernels.tlu[grid](
-                x, tau.contiguous(), z, bits, units, length, x.shape[1],
-                ACC=_acc(x), **meta)
+            launch(kernels.tlu, grid, x, tau, z, bits, units, length,
+                   x.shape[1], ACC=_acc(x), **meta)
+        cuda_host.share()
     return z, bits
 
 
@@ -231,14 +213,23 @@ def tlu_backward(grad, bits, last):
     # Per block of units and element, or per unit and block of elements.
     shape = (grid[0], length) if last else (units, grid[1])
     sums = grad.new_empty(shape, dtype=compute_dtype(grad))
+    dtau = grad.new_empty(grad.shape[1])
+    parts, pieces = (grid[0], 1) if last else (len(grad), grid[1])
     with torch.cuda.device_of(grad):
-        kernels.tlu_backward[grid](
-            grad, bits, dx, sums, units, length, ACC=_acc(grad), **meta)
-    if last:
-        dtau = sums.sum(0)
-    else:
-        dtau = sums.view(grad.shape[0], -1, grid[1]).sum((0, 2))
-    return dx, dtau.to(grad.dtype)
+        launch(kernels.tlu_backward, grid,
+               grad, bits, dx, sums, units, length, ACC=_acc(grad), **meta)
+        join, meta = _join_launch(len(dtau), parts * pieces)
+        launch(kernels.tlu_join, join,
+               sums, dtau, parts, len(dtau), pieces, ACC=_acc(grad), **meta)
+    cuda_host.share(sums=sums.numel())
+    return dx, dtau
+
+
+def _join_launch(channels, many):
+    """The grid, and the tile: T channels, ROWS of the sums for each."""
+    joined = min(JOINED, max(1, triton.next_power_of_2(channels) // 32))
+    return (triton.cdiv(channels, joined), ), dict(
+        T=joined, ROWS=min(256, triton.next_power_of_2(many)), num_warps=8)
 
 
 def _tlu_launch(units, length, last):
@@ -249,10 +240,10 @@ def _tlu_launch(units, length, last):
         R=r, B=b, LAST=last, num_warps=8)
 
 
-class _Launch(NamedTuple):
+class _Way(NamedTuple):
     """What every kernel on a map is launched with."""
 
-    way: str
+    name: str
     splits: int
     tiles: int
     grid: tuple
@@ -264,15 +255,15 @@ class _Launch(NamedTuple):
 
         One for each segment of each row, one for each tile, and one more.
         """
-        if self.way != 'meet':
+        if self.name != 'meet':
             return x  # not read
         count = x.shape[0] * x.shape[1] * self.splits + self.tiles + 1
         return x.new_zeros(count, dtype=torch.int64)
 
 
-def _launch_of(x, tau, eps_tensor, mean, most):
-    """The launch for a map, threads having ``most`` elements at most."""
-    return _launch(
+def _way_of(x, tau, eps_tensor, mean, most):
+    """The way over a map, threads having ``most`` elements at most."""
+    return _way(
         *x.shape[:2], math.prod(x.shape[2:]),
         memory_format(x) is not torch.contiguous_format,
         x.dtype == torch.float64, x.device, tau is not None,
@@ -281,15 +272,15 @@ def _launch_of(x, tau, eps_tensor, mean, most):
 
 
 @functools.lru_cache(maxsize=4096)
-def _launch(images, channels, size, last, double, device, tlu, eps, mean,
-            most):
+def _way(images, channels, size, last, double, device, tlu, eps, mean,
+         most):
     # Not on AMD's, whose parts do not all see what one of them stored.
     can_wait = (device.type == 'cuda' and torch.version.cuda is not None
                 and not double)
     p = plan(images, channels, size, last, _processors(device), can_wait)
     tiles = images * triton.cdiv(channels, p.channels)
     vector = math.gcd(size, 16)
-    return _Launch(
+    return _Way(
         p.way, p.splits, tiles, (tiles * p.splits, ),
         (images, channels, size // vector, p.segment, p.splits),
         dict(
@@ -322,7 +313,5 @@ def _contiguous(*parameters):
             for t in parameters]
 
 
-torch.library.impl(FRN, 'CUDA', forward)
-torch.library.impl(BACKWARD, 'CUDA', backward)
-torch.library.impl(TLU, 'CUDA', tlu)
-torch.library.impl(TLU_BACKWARD, 'CUDA', tlu_backward)
+cuda_host.register({FRN: forward, BACKWARD: backward, TLU: tlu,
+                    TLU_BACKWARD: tlu_backward})

@@ -468,3 +468,21 @@ def tlu_backward(grad_ptr, bits_ptr, dx_ptr, sums_ptr, units, length,
     else:
         tl.store(sums_ptr + unit * tl.num_programs(1) + tl.program_id(1),
                  tl.sum(stopped, 1), unit < units)
+
+
+@triton.jit
+def tlu_join(sums_ptr, dtau_ptr, parts, channels, pieces, ACC: tl.constexpr,
+             T: tl.constexpr, ROWS: tl.constexpr):
+    """The gradient of tau: sums of (parts, channels, pieces) over all else."""
+    c = tl.program_id(0) * T + tl.arange(0, T)
+    live = c < channels
+    many = parts * pieces
+    total = tl.zeros((ROWS, T), ACC)
+    for begin in range(0, many, ROWS):
+        of = begin + tl.arange(0, ROWS)
+        mask = (of < many)[:, None] & live[None, :]
+        part = (of // pieces)[:, None].to(tl.int64)
+        at = (part * channels + c[None, :]) * pieces + (of % pieces)[:, None]
+        total += tl.load(sums_ptr + at, mask, other=0.)
+    dtau = tl.sum(total, 0)
+    tl.store(dtau_ptr + c, dtau.to(dtau_ptr.dtype.element_ty), live)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .check import FLOATS, check_dtype, check_parameter
+from .check import check_frn
 from .definition import frn_definition
 from .kernel import by_definition, is_native
 from .plain import PlainFRN
@@ -61,11 +61,13 @@ def frn(x: Tensor,
             parameter is on another device than ``x``, or ``mean`` or ``var``
             requires a gradient.
     """
-    _check(x, weight, bias, tau, eps, mean, var)
     if is_native(x):
-        if isinstance(eps, Tensor):
-            var, eps = eps if var is None else eps * var, 1.
-        return _native(x, weight, bias, tau, var, eps, mean, share)
+        try:
+            return _by_kernel(x, weight, bias, tau, eps, mean, var, share)
+        except (RuntimeError, ValueError):
+            check_frn(x, weight, bias, tau, eps, mean, var)
+            raise  # it was something else
+    check_frn(x, weight, bias, tau, eps, mean, var)
     if var is not None:
         eps = eps * var
     if by_definition():
@@ -73,38 +75,10 @@ def frn(x: Tensor,
     return PlainFRN.apply(x, weight, bias, tau, eps, mean, share)
 
 
-def _native(x, *others) -> Tensor:
-    if x.is_cuda and type(x) is Tensor and not torch.compiler.is_compiling():
-        from .cuda import eager
-        return eager(x, *others)
-    return KERNEL(x, *others)[0]
-
-
-def _check(x, weight, bias, tau, eps, mean, var) -> None:
-    if not 3 <= x.dim() <= 5:
-        raise ValueError(
-            'FRN takes (N, C, *spatial) with 1 to 3 spatial dimensions, got '
-            f'shape {tuple(x.shape)}')
-    # Asked here, too, since a small map would notice every call.
-    if x.dtype not in FLOATS:
-        check_dtype('FRN input', x)
-    channels, device = x.shape[1], x.device
-    for name, value in (('weight', weight), ('bias', bias), ('tau', tau),
-                        ('mean', mean), ('var', var)):
-        if value is None:
-            continue
-        if value.shape != (channels, ):
-            raise ValueError(
-                f'FRN {name} has shape {tuple(value.shape)}, but the input '
-                f'has {channels} channels (shape {tuple(x.shape)})')
-        if value.dtype not in FLOATS or value.device != device:
-            check_parameter(f'FRN {name}', value, x)
-        if value.requires_grad and name in ('mean', 'var'):
-            raise ValueError(f'FRN {name} is given, not learnt: it must not '
-                             'require a gradient')
+def _by_kernel(x, weight, bias, tau, eps, mean, var, share) -> Tensor:
+    """The same; the kernel checks, since Python would take as long again."""
+    if var is not None and (var.requires_grad or var.shape != weight.shape):
+        raise ValueError('var')  # to a kernel it is eps
     if isinstance(eps, Tensor):
-        if eps.shape not in ((1, ), (channels, )):
-            raise ValueError(
-                f'FRN eps has shape {tuple(eps.shape)}, expected a float, '
-                f'(1,) or ({channels},)')
-        check_parameter('FRN eps', eps, x)
+        var, eps = eps if var is None else eps * var, 1.
+    return KERNEL(x, weight, bias, tau, var, eps, mean, share)[0]

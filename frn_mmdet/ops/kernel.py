@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from . import cpu
 from .definition import exported
 
 VARIABLE = 'FRN_MMDET_KERNEL'
-CHOICES = ('auto', 'plain', 'native')
+CHOICES = ('auto', 'plain', 'native', 'python')
 
 
 @dataclass(eq=False)  # an equal one around it is another
@@ -29,11 +30,15 @@ class Kernel(NamedTuple):
 
     Attributes:
         name (str): 'cpp', 'triton' or 'plain'.
-        reason (str): Why it is plain PyTorch; else empty.
+        reason (str): Why it is plain PyTorch, or Python that launches it;
+            else empty.
+        host (str): What calls it, or on a GPU launches it: 'cpp' or
+            'python'. The results are the same.
     """
 
     name: str
     reason: str = ''
+    host: str = 'python'
 
 
 ASKED_FOR = Kernel('plain', 'it was asked for')
@@ -51,7 +56,8 @@ def use_kernel(choice: str) -> Iterator[None]:
     Args:
         choice (str): 'auto', the device's own kernel if there is one;
             'plain', plain PyTorch; 'native', the device's own, an error
-            where there is none.
+            where there is none; 'python', as 'auto', but on a GPU launched
+            from Python.
 
     Raises:
         ValueError: If there is no such choice.
@@ -72,13 +78,19 @@ def kernel_for(device: torch.device | str) -> Kernel:
     Raises:
         RuntimeError: If 'native' was chosen and there is no kernel for it.
     """
-    return _kernel_for(torch.device(device).type)
+    choice = _choice() if _chosen else _default
+    kernel = _kernel(torch.device(device).type, choice)
+    if kernel.name != 'triton':
+        return kernel
+    reason = ASKED_FOR.reason if choice == 'python' else _host.why_python()
+    return Kernel('triton', reason, 'python' if reason else 'cpp')
 
 
 def is_native(x: Tensor) -> bool:
     """Whether a kernel computes for ``x``; in haste, since every call asks."""
-    return (not by_definition()
-            and _kernel_for(x.device.type).name != 'plain')
+    if by_definition():
+        return False
+    return _is_native(x.device.type, _choice() if _chosen else _default)
 
 
 def by_definition() -> bool:
@@ -94,11 +106,19 @@ def by_definition() -> bool:
             or forward_ad._current_level >= 0)
 
 
-def _kernel_for(device_type: str) -> Kernel:
-    choice = _choice() if _chosen else _default
+@torch.compiler.assume_constant_result
+def _is_native(device_type: str, choice: str) -> bool:
+    """The same; and see to who launches a GPU's kernel."""
+    name = _kernel(device_type, choice).name
+    if name == 'triton':
+        _host.follow(choice != 'python')
+    return name != 'plain'
+
+
+def _kernel(device_type: str, choice: str) -> Kernel:
     if choice == 'plain':
         return ASKED_FOR
-    kernel = _native(device_type)
+    kernel = _natives.get(device_type) or _load(device_type)
     if choice == 'native' and kernel.name == 'plain':
         raise RuntimeError(f'{VARIABLE}: no native kernel for '
                            f'{device_type}: {kernel.reason}')
@@ -118,24 +138,24 @@ def _thread() -> int:
     return threading.get_ident()
 
 
-@torch.compiler.assume_constant_result
-def _native(device_type: str) -> Kernel:
-    if device_type not in _natives:
-        _natives[device_type] = _load(device_type)
-    return _natives[device_type]
-
-
 def _load(device_type: str) -> Kernel:
+    _natives[device_type] = kernel = _loaded(device_type)
+    return kernel
+
+
+def _loaded(device_type: str) -> Kernel:
     if device_type == 'cpu':
         reason = cpu.load()
-        return Kernel('plain', reason) if reason else Kernel('cpp')
+        return Kernel('plain', reason) if reason else Kernel('cpp', '', 'cpp')
     if device_type != 'cuda':
         return Kernel('plain', f'there is none for {device_type}')
+    global _host
     try:
         # Here, since Triton takes a second.
-        from . import cuda  # noqa: F401
+        from . import cuda, cuda_host  # noqa: F401
     except Exception as error:  # whatever is wrong with an installation
         return Kernel('plain', f'Triton cannot be imported ({error})')
+    _host = cuda_host
     return Kernel('triton')
 
 
@@ -147,5 +167,6 @@ def _checked(choice: str, who: str) -> str:
 
 
 _natives: dict[str, Kernel] = {}
+_host: ModuleType | None = None  # cuda_host, once a GPU's kernel was loaded
 _chosen: list[_Chosen] = []  # the last one last
 _default = _checked(os.environ.get(VARIABLE) or 'auto', VARIABLE)

@@ -2,8 +2,9 @@
 
 ``torch.ops.frn_mmdet.frn`` is what :func:`frn_mmdet.frn` calls where a kernel
 is at hand. Declared here: schema, result of a fake run (for
-``torch.compile``), autograd. The kernels register themselves: ``cpu.cpp``
-(with an autograd of its own), ``cuda.py``.
+``torch.compile``), second derivatives, and the autograd of a device without
+that of ``autograd.h``. The kernels register themselves: ``cpu.cpp``,
+``host.cpp``, ``cuda.py``.
 """
 
 import math
@@ -11,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from .check import check_frn, check_tlu
 from .definition import compute_dtype, frn_definition, standardize_definition
 
 FRN = 'frn_mmdet::frn'
@@ -20,27 +22,38 @@ TLU_BACKWARD = 'frn_mmdet::tlu_backward'
 STANDARDIZE = 'frn_mmdet::standardize'
 STANDARDIZE_BACKWARD = 'frn_mmdet::standardize_backward'
 
+
+def python_of(name: str) -> str:
+    """The operator that a GPU's Python implements, for C++ to call."""
+    return f'{name}_python'
+
+
+def _define(name: str, schema: str) -> None:
+    torch.library.define(name, schema)
+    torch.library.define(python_of(name), schema)
+
+
 # eps counts in units of eps_tensor if there is one, of shape (1,) or (C,).
 # Returns y and, for backward, one number per row: 1 / sqrt(share * nu2 + eps),
 # shape (N, C).
-torch.library.define(
+_define(
     FRN, '(Tensor x, Tensor weight, Tensor bias, Tensor? tau, '
     'Tensor? eps_tensor, float eps, Tensor? mean=None, float share=1.) -> '
     '(Tensor, Tensor)')
 # Gradients of x and, per channel, of weight, bias, tau and what is added to
 # the mean square.
-torch.library.define(
+_define(
     BACKWARD, '(Tensor grad, Tensor x, Tensor inv, Tensor weight, '
     'Tensor bias, Tensor? tau, Tensor? eps_tensor, float eps, '
     'Tensor? mean=None, float share=1.) -> '
     '(Tensor, Tensor, Tensor, Tensor, Tensor)')
 
-# TLU alone, tau of shape (C,) and the dtype of x. Returns z and, for
+# TLU alone, tau of shape (C,) or (1,). Returns z and, for
 # backward, a bit for every element, set where it was clipped: shape (units,
 # bytes), a unit being what lies together in memory, a row or (last) a pixel.
-torch.library.define(TLU, '(Tensor x, Tensor tau) -> (Tensor, Tensor)')
-# Gradients of x and tau.
-torch.library.define(
+_define(TLU, '(Tensor x, Tensor tau) -> (Tensor, Tensor)')
+# Gradients of x and, per channel and in its dtype, of tau.
+_define(
     TLU_BACKWARD, '(Tensor grad, Tensor bits, bool last) -> (Tensor, Tensor)')
 
 # Weight standardization, of each filter alone. A CPU's, with an autograd in
@@ -67,6 +80,8 @@ def format_of(dim: int, last: bool) -> torch.memory_format:
 
 @torch.library.register_fake(FRN)
 def _(x, weight, bias, tau, eps_tensor, eps, mean=None, share=1.):
+    check_frn(x, weight, bias, tau, eps if eps_tensor is None else eps_tensor,
+              mean)
     y = torch.empty_like(x, memory_format=memory_format(x))
     return y, x.new_empty(x.shape[:2], dtype=compute_dtype(x))
 
@@ -91,6 +106,7 @@ def units_of(shape: torch.Size, last: bool) -> tuple[int, int]:
 
 @torch.library.register_fake(TLU)
 def _(x, tau):
+    check_tlu(x, tau)
     units, length = units_of(x.shape, is_last(x))
     bits = x.new_empty((units, (length + 7) // 8), dtype=torch.uint8)
     return torch.empty_like(x, memory_format=memory_format(x)), bits
@@ -186,20 +202,37 @@ torch.library.register_autograd(
 
 
 def _keep_bits(ctx, inputs, output):
-    x, _ = inputs
+    x, tau = inputs
     ctx.last = is_last(x)
+    ctx.shape, ctx.dtype = tau.shape, tau.dtype
     ctx.save_for_backward(output[1])
     ctx.mark_non_differentiable(output[1])
 
 
 def _tlu_backward(ctx, grad, _):
     bits, = ctx.saved_tensors
-    if torch.is_grad_enabled():  # somebody differentiates the backward
-        below = unpack(bits, grad.shape, ctx.last)
-        over = [d for d in range(grad.dim()) if d != 1]
-        stopped = torch.where(below, grad, 0)
-        return torch.where(below, 0, grad), stopped.sum(over)
-    return torch.ops.frn_mmdet.tlu_backward(grad, bits, ctx.last)
+    dx, dtau = torch.ops.frn_mmdet.tlu_backward(grad, bits, ctx.last)
+    if dtau.shape != ctx.shape:  # one for all channels
+        dtau = dtau.sum().view(1)
+    return dx, dtau.to(ctx.dtype)
+
+
+def _keep_bits_for_second(ctx, inputs, output):
+    grad, bits, ctx.last = inputs
+    ctx.save_for_backward(bits)
+    ctx.shape = grad.shape
+
+
+def _second_tlu_backward(ctx, of_dx, of_dtau):
+    """Of what is linear in the gradient: a part goes on, a part to tau."""
+    bits, = ctx.saved_tensors
+    below = unpack(bits, ctx.shape, ctx.last)
+    channels = [1, -1] + [1] * (len(ctx.shape) - 2)
+    return torch.where(below, of_dtau.view(channels), of_dx), None, None
+
+
+torch.library.register_autograd(
+    TLU_BACKWARD, _second_tlu_backward, setup_context=_keep_bits_for_second)
 
 
 def unpack(bits: Tensor, shape: torch.Size, last: bool) -> Tensor:

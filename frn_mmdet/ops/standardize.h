@@ -7,6 +7,8 @@
 
 #pragma once
 
+#include <torch/csrc/autograd/custom_function.h>
+
 #include <cmath>
 
 #include "blocks.h"
@@ -172,7 +174,7 @@ Tensor standardize_backward(const Tensor& grad, const Tensor& weight,
   return dw;
 }
 
-// As FRN's in cpu.cpp.
+// As those of autograd.h.
 class StandardizeAutograd
     : public torch::autograd::Function<StandardizeAutograd> {
  public:

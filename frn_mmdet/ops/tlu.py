@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .check import check_dtype, check_parameter
+from .check import check_tlu
 from .definition import column, threshold
 from .kernel import is_native
 
@@ -27,14 +27,11 @@ def tlu(x: Tensor, tau: Tensor) -> Tensor:
     Raises:
         ValueError: If ``tau`` does not fit ``x``, or either is not float.
     """
-    if not 2 <= x.dim() <= 5 or tau.shape not in ((1, ), (x.shape[1], )):
-        raise ValueError(
-            f'TLU has {tau.numel()} thresholds, but the input has shape '
-            f'{tuple(x.shape)}; expected (N, C, *spatial) with '
-            f'C = {tau.numel()} and up to 3 spatial dimensions')
-    check_dtype('TLU input', x)
-    check_parameter('TLU tau', tau, x)
-    tau = tau.to(x.dtype)
     if is_native(x):
-        return KERNEL(x, tau.expand(x.shape[1]))[0]
-    return threshold(x, column(tau, x))
+        try:
+            return KERNEL(x, tau)[0]
+        except RuntimeError:  # the kernel checks, and does not say what for
+            check_tlu(x, tau)
+            raise
+    check_tlu(x, tau)
+    return threshold(x, column(tau.to(x.dtype), x))

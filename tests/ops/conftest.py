@@ -1,18 +1,36 @@
 import pytest
 import torch
 
-from frn_mmdet.ops import frn, use_kernel
+from frn_mmdet.ops import frn, library, use_kernel
 
 GPU = torch.cuda.is_available()
 
 
+class Interpreted(torch.autograd.Function):
+    """The Triton kernels on a CPU, where no operator leads to them."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        from frn_mmdet.ops import cuda
+        y, inv = cuda.forward(*inputs)
+        library.keep(ctx, inputs, inv)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        from frn_mmdet.ops import cuda
+        twice = torch.is_grad_enabled()
+        return library.gradients(
+            ctx, grad,
+            torch.ops.frn_mmdet.frn_backward if twice else cuda.backward)
+
+
 def interpreted(x, weight, bias, tau=None, eps=1e-6, mean=None, var=None,
                 share=1.):
-    """The Triton kernels on a CPU, where no operator leads to them."""
-    from frn_mmdet.ops import cuda
+    """``frn`` on the interpreter."""
     if isinstance(eps, torch.Tensor):
         eps, var = 1., eps if var is None else eps * var
-    return cuda.eager(x, weight, bias, tau, var, eps, mean, share)
+    return Interpreted.apply(x, weight, bias, tau, var, eps, mean, share)
 
 
 @pytest.fixture(params=['plain', 'cpp', 'triton'])

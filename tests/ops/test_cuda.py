@@ -93,9 +93,9 @@ def test_every_way_is_the_definition(way, with_tau, eps, share, dtype):
     tensor = None if number != 1 else make(
         shape[1] if eps == 'C' else 1).abs() + .1
     others = () if share is None else (make(shape[1]) * 3, share)
-    launch = cuda._launch_of(x, tau, tensor, None, 16)
+    launch = cuda._way_of(x, tau, tensor, None, 16)
     can_wait = DEVICE == 'cuda' and dtype is not F64
-    assert launch.way == ('split' if way.startswith('meet') and not can_wait
+    assert launch.name == ('split' if way.startswith('meet') and not can_wait
                           else way.partition(',')[0])
     assert launch.meta['LAST'] is last
 

@@ -35,7 +35,7 @@ def python(code, ok=True, **variables):
 def test_a_cpu_has_a_kernel():
     """On a machine without a C++ compiler this fails, and may."""
     assert kernel_for('cpu').name == 'cpp'
-    assert kernel_for(torch.device('cpu', 0)) == ('cpp', '')
+    assert kernel_for(torch.device('cpu', 0)) == ('cpp', '', 'cpp')
 
 
 def test_other_devices_have_none_and_say_so():
@@ -146,7 +146,7 @@ def test_native_where_there_is_none_is_an_error():
 
 @pytest.mark.parametrize('compiler, words', [
     ('/no/such/c++', 'there is no C++ compiler (/no/such/c++)'),
-    ('false', 'cpu.cpp does not compile here'),
+    ('false', 'source does not compile here'),
 ])
 def test_without_a_compiler_plain_pytorch_runs(tmp_path, compiler, words):
     text = python(ASK, CXX=compiler, TORCH_EXTENSIONS_DIR=str(tmp_path))
@@ -171,10 +171,12 @@ def test_two_processes_compile_once(tmp_path):
             lambda _: python(ASK, TORCH_EXTENSIONS_DIR=str(tmp_path)),
             range(2)))
     assert all("name='cpp'" in text for text in texts)
-    assert ''.join(texts).count('Compiling the CPU kernel') == 1
-    library, = tmp_path.rglob('*.so')
-    before = library.stat().st_mtime_ns
+    for name in ('cpu', 'host'):
+        assert ''.join(texts).count(f'Compiling {name}.cpp of FRN') == 1
+    libraries = list(tmp_path.rglob('*.so'))
+    assert len(libraries) == 2
+    before = [library.stat().st_mtime_ns for library in libraries]
     text = python(ASK, TORCH_EXTENSIONS_DIR=str(tmp_path))
     assert "name='cpp'" in text
     assert 'Compiling' not in text
-    assert library.stat().st_mtime_ns == before
+    assert before == [library.stat().st_mtime_ns for library in libraries]

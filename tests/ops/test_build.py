@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from frn_mmdet import kernel_for
-from frn_mmdet.ops import cpu
+from frn_mmdet.ops import build, cpu
 
 assert kernel_for('cpu').name == 'cpp'
-BUILT = cpu._library()  # of this machine, whole
+BUILT = build.library('cpu')  # of this machine, whole
 
 
 @pytest.fixture
@@ -35,6 +35,7 @@ def compiler(tmp_path, monkeypatch):
     return make
 
 
+CPU = Path(build.__file__).with_name('cpu.cpp')
 COPIES = f'echo >> "$0.calls"; cp "{BUILT}" "$out"'
 
 
@@ -48,7 +49,7 @@ COPIES = f'echo >> "$0.calls"; cp "{BUILT}" "$out"'
 ])
 def test_cxx_is_a_command_line(monkeypatch, text, words):
     monkeypatch.setenv('CXX', text)
-    assert cpu._compiler() == words
+    assert build._compiler() == words
 
 
 @pytest.mark.parametrize('text, words', [
@@ -122,10 +123,10 @@ def python(code, **variables):
 def test_a_broken_cache_is_rebuilt(tmp_path, cache, compiler, damage):
     """A library that was cut short would end the process with SIGBUS."""
     compiler(COPIES)
-    whole = cpu._library()
+    whole = build.library('cpu')
     assert whole.read_bytes() == BUILT.read_bytes()
     damage(whole)
-    assert cpu._library() == whole == cpu._library()
+    assert build.library('cpu') == whole == build.library('cpu')
     assert whole.read_bytes() == BUILT.read_bytes()
     assert (tmp_path / 'my c++.calls').read_text() == '\n\n'  # two runs
     assert [path.suffix for path in sorted(cache.iterdir())] == [
@@ -139,26 +140,27 @@ def test_a_cut_library_does_not_end_the_process(tmp_path):
     os.truncate(cut, 10000)
     old = shutil.copy(cut, folder / 'cpu-0123456789abcdef.so')
     text = python(
-        'from frn_mmdet.ops import cpu\n'
-        'cpu._compile = lambda *_: print("compiles again") or '
-        f'cpu.Path("{BUILT}")\n'
-        'print(repr(cpu.load()))', TORCH_EXTENSIONS_DIR=str(tmp_path))
-    assert text.splitlines()[-2:] == ['compiles again', "''"]
+        'from frn_mmdet.ops import build, library\n'
+        'build._compile = lambda *_: print("compiles again") or '
+        f'build.Path("{BUILT}")\n'
+        'print(repr(build.load("cpu", "CPU")))',
+        TORCH_EXTENSIONS_DIR=str(tmp_path))
+    assert text.splitlines()[-2:] == ['compiles again', 'None']
     assert old.exists()
 
 
 def test_a_cache_that_cannot_be_written_is_read(cache, compiler):
     compiler(COPIES)
-    whole = cpu._library()
+    whole = build.library('cpu')
     (cache / (whole.name[:20] + '.lock')).unlink()
     (cache / (whole.name[:20] + '.lock')).mkdir()
-    assert cpu._library() == whole
+    assert build.library('cpu') == whole
 
 
 def test_no_folder_for_temporary_files(monkeypatch, cache, compiler):
     compiler('test -d "$TMPDIR" && ' + COPIES)
     monkeypatch.setenv('TMPDIR', '/no/such/folder')
-    assert cpu._library().is_file()
+    assert build.library('cpu').is_file()
 
 
 def test_a_file_where_the_folder_should_be(cache):
@@ -183,24 +185,24 @@ def test_what_another_machine_cannot_run_has_another_name(monkeypatch):
     for cxx in ('c++', 'c++ -march=native'):
         monkeypatch.setenv('CXX', cxx)
         for flags in ('avx2', 'avx2 avx512f'):
-            monkeypatch.setattr(cpu, '_cpu_flags', lambda flags=flags: flags)
-            keys.add(cpu._key(cpu._command()))
+            monkeypatch.setattr(build, '_cpu_flags', lambda flags=flags: flags)
+            keys.add(build._key(CPU, build._command(CPU)))
     assert len(keys) == 3
     monkeypatch.setattr('platform.libc_ver', lambda: ('glibc', '2.17'))
-    assert cpu._key(cpu._command()) not in keys
+    assert build._key(CPU, build._command(CPU)) not in keys
 
 
 def test_a_changed_header_has_another_name(monkeypatch, tmp_path):
-    command = cpu._command()
-    keys = {cpu._key(command)}
-    for i, header in enumerate(cpu.HEADERS):
+    command = build._command(CPU)
+    keys = {build._key(CPU, command)}
+    for i, header in enumerate(build.HEADERS):
         changed = tmp_path / header.name
         changed.write_text(header.read_text() + '\n')
         monkeypatch.setattr(
-            cpu, 'HEADERS',
-            [*cpu.HEADERS[:i], changed, *cpu.HEADERS[i + 1:]])
-        keys.add(cpu._key(command))
-    assert len(keys) == 1 + len(cpu.HEADERS) == 3
+            build, 'HEADERS',
+            [*build.HEADERS[:i], changed, *build.HEADERS[i + 1:]])
+        keys.add(build._key(CPU, command))
+    assert len(keys) == 1 + len(build.HEADERS) == 6
 
 
 def test_without_setuptools():
@@ -214,7 +216,7 @@ def test_without_setuptools():
 def test_a_compiler_that_hangs_is_ended_with_its_children(
         monkeypatch, cache, compiler, tmp_path):
     compiler(f'sleep 60 & echo $! > "{tmp_path}/pid"; wait')
-    monkeypatch.setattr(cpu, 'PATIENCE', 1)
+    monkeypatch.setattr(build, 'PATIENCE', 1)
     assert 'did not end within 1 seconds' in cpu.load()
     child = Path(f'/proc/{(tmp_path / "pid").read_text().strip()}/stat')
     assert not child.exists() or child.read_text().split()[2] == 'Z'
