@@ -135,11 +135,11 @@ class Tlu : public torch::autograd::Function<Tlu> {
     if (!grads[0].defined()) {
       return Tensors(2);
     }
+    // Before the call: of a checkpoint, this runs forward again.
+    const Tensor bits = ctx->get_saved_variables()[0];
     auto& data = ctx->saved_data;
-    auto [dx, dtau] = call_plainly([&] {
-      return op.call(grads[0], ctx->get_saved_variables()[0],
-                     data["last"].toBool());
-    });
+    auto [dx, dtau] = call_plainly(
+        [&] { return op.call(grads[0], bits, data["last"].toBool()); });
     if (!ctx->needs_input_grad(1)) {
       return {dx, Tensor()};
     }

@@ -110,8 +110,8 @@ def _folder() -> Path:
         from torch.utils import cpp_extension
         root = cpp_extension.get_default_build_root()
         if '~' in Path(root).parts:  # it would be made where the user stands
-            raise OSError('there is no home folder to keep what is compiled in; '
-                          'set TORCH_EXTENSIONS_DIR to a folder')
+            raise OSError('there is no home folder for compiled files; set '
+                          ' TORCH_EXTENSIONS_DIR to a folder')
     return Path(root) / 'frn_mmdet'
 
 

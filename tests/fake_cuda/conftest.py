@@ -37,8 +37,8 @@ def on_fake_cuda(tmp_path_factory):
                 .submodule_search_locations[0])
     header, = root.glob('cu[0-9]*/include/cuda_runtime_api.h')
     subprocess.run(
-        ['cc', '-O2', '-shared', '-fPIC', '-w', f'-I{folder}', f'-I{header.parent}',
-         HERE / 'fake_cuda.c', '-o', folder / 'libcuda.so.1', '-ldl'],
+        ['cc', '-O2', '-shared', '-fPIC', '-w', f'-I{folder}',
+         f'-I{header.parent}', HERE / 'fake_cuda.c', '-o', folder / 'libcuda.so.1', '-ldl'],
         check=True)
     variables = dict(
         LD_PRELOAD=f'{folder}/libcuda.so.1', LD_LIBRARY_PATH=str(folder),

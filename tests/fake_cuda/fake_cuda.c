@@ -329,6 +329,7 @@ DRIVER cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz,
                       unsigned bx, unsigned by, unsigned bz, unsigned shared,
                       CUstream stream, void** parameters, void** extra) {
   if (context == NULL) return CUDA_ERROR_INVALID_CONTEXT;
+  if (gx * gy * gz == 0) return CUDA_ERROR_INVALID_VALUE;
   record(f, (unsigned[]){gx, gy, gz}, (unsigned[]){bx, by, bz}, shared,
          stream, parameters);
   return 0;

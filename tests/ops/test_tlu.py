@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from frn_mmdet.ops import tlu, use_kernel
 from frn_mmdet.ops.library import unpack
@@ -209,6 +210,35 @@ def test_compiled_whole():
     true = torch.autograd.grad(tlu(x, tau).square().sum(), (x, tau))
     for a, b in zip(got, true, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('reentrant', [True, False])
+def test_a_checkpoint(reentrant):
+    """Backward asks for what it kept, and forward runs again for that."""
+    x = torch.randn(2, 3, 5, 5, requires_grad=True)
+    tau = torch.randn(3, requires_grad=True)
+    checkpoint(tlu, x, tau, use_reentrant=reentrant).square().sum().backward()
+    expected = torch.autograd.grad(tlu(x, tau).square().sum(), (x, tau))
+    assert torch.equal(x.grad, expected[0])
+    assert torch.equal(tau.grad, expected[1])
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, F64])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_tau_of_another_dtype(dtype, channels):
+    """Its gradient is of its dtype, and tau may change before backward."""
+    x = torch.randn(2, 3, 5, 5).to(dtype)
+    tau = torch.randn(channels, requires_grad=True)
+    z = tlu(x, tau)
+    true = torch.maximum(x, tau.to(dtype).view(1, -1, 1, 1))
+    assert torch.equal(z, true)
+    with torch.no_grad():
+        tau.add_(1)
+    z.sum().backward()
+    assert tau.grad.dtype == torch.float32
+    clipped = (x < z).sum((0, 2, 3)).float()
+    assert torch.equal(tau.grad, clipped if channels == 3 else
+                       clipped.sum().view(1))
 
 
 def test_triton_behind_the_operator():
