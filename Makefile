@@ -64,8 +64,8 @@ test: $(STAMP)  ## the tests
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(PYTHON) -m pytest -m slow $(ARGS)
 
-test-imagenet: $(IMAGENET)/.complete  ## the tests of mmpretrain's classifiers
-	$(IMAGENET)/bin/python -m pytest tests/imagenet $(ARGS)
+test-imagenet: $(IMAGENET)/.complete  ## of classifiers, and of the GPU's host
+	$(IMAGENET)/bin/python -m pytest tests/imagenet tests/fake_cuda $(ARGS)
 
 $(IMAGENET)/.complete: setup.py requirements/imagenet.txt \
 		requirements/imagenet-no-deps.txt requirements/build.txt \

@@ -419,13 +419,15 @@ FrnGradients frn_backward(const Tensor& grad, const Tensor& x, const Tensor& inv
         // Over the images, in their order: [what][channel].
         std::vector<double> total(4 * map.channels);
         const A* root = inv.const_data_ptr<A>();
-        for (size_t row = 0; row < sums.size(); ++row) {
-          const int64_t c = row % map.channels;
-          const double r = root[row], dot = sums[row].dot * r;
-          total[c] += dot;
-          total[map.channels + c] += sums[row].kept;
-          total[2 * map.channels + c] += sums[row].clipped;
-          total[3 * map.channels + c] -= 0.5 * dot * p.weight[c] * r * r;
+        for (size_t row = 0; row < sums.size(); row += map.channels) {
+          for (int64_t c = 0; c < map.channels; ++c) {
+            const Sums& sum = sums[row + c];
+            const double r = root[row + c], dot = sum.dot * r;
+            total[c] += dot;
+            total[map.channels + c] += sum.kept;
+            total[2 * map.channels + c] += sum.clipped;
+            total[3 * map.channels + c] -= 0.5 * dot * p.weight[c] * r * r;
+          }
         }
         for (int64_t k = 0; k < 4; ++k) {
           out[k] = at::empty({map.channels}, inv.options());

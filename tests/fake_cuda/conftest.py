@@ -38,7 +38,8 @@ def on_fake_cuda(tmp_path_factory):
     header, = root.glob('cu[0-9]*/include/cuda_runtime_api.h')
     subprocess.run(
         ['cc', '-O2', '-shared', '-fPIC', '-w', f'-I{folder}',
-         f'-I{header.parent}', HERE / 'fake_cuda.c', '-o', folder / 'libcuda.so.1', '-ldl'],
+         f'-I{header.parent}', HERE / 'fake_cuda.c', '-ldl',
+         '-o', folder / 'libcuda.so.1'],
         check=True)
     variables = dict(
         LD_PRELOAD=f'{folder}/libcuda.so.1', LD_LIBRARY_PATH=str(folder),
