@@ -28,10 +28,15 @@ def python_of(name: str) -> str:
     return f'{name}_python'
 
 
-def _define(name: str, schema: str) -> None:
-    torch.library.define(name, schema)
+def _define(name: str, schema: str, *tags: torch.Tag) -> None:
+    """Declare an operator, and the one that Python implements for a GPU."""
+    torch.library.define(name, schema, tags=tags)
     torch.library.define(python_of(name), schema)
 
+
+# A compiler that has the maps in channels_last, for the convolutions, need not
+# bring them back to the layout of eager mode: it takes any, and keeps it.
+ANY_LAYOUT = torch.Tag.flexible_layout
 
 # eps counts in units of eps_tensor if there is one, of shape (1,) or (C,).
 # Returns y and, for backward, one number per row: 1 / sqrt(share * nu2 + eps),
@@ -39,18 +44,19 @@ def _define(name: str, schema: str) -> None:
 _define(
     FRN, '(Tensor x, Tensor weight, Tensor bias, Tensor? tau, '
     'Tensor? eps_tensor, float eps, Tensor? mean=None, float share=1.) -> '
-    '(Tensor, Tensor)')
+    '(Tensor, Tensor)', ANY_LAYOUT)
 # Gradients of x and, per channel, of weight, bias, tau and what is added to
 # the mean square.
 _define(
     BACKWARD, '(Tensor grad, Tensor x, Tensor inv, Tensor weight, '
     'Tensor bias, Tensor? tau, Tensor? eps_tensor, float eps, '
     'Tensor? mean=None, float share=1.) -> '
-    '(Tensor, Tensor, Tensor, Tensor, Tensor)')
+    '(Tensor, Tensor, Tensor, Tensor, Tensor)', ANY_LAYOUT)
 
-# TLU alone, tau of shape (C,) or (1,). Returns z and, for
-# backward, a bit for every element, set where it was clipped: shape (units,
-# bytes), a unit being what lies together in memory, a row or (last) a pixel.
+# TLU alone, tau of shape (C,) or (1,). Returns z and, for backward, a bit for
+# every element, set where it was clipped: shape (units, bytes), a unit being
+# what lies together in memory, a row or (last) a pixel. So the layout of eager
+# mode is part of it.
 _define(TLU, '(Tensor x, Tensor tau) -> (Tensor, Tensor)')
 # Gradients of x and, per channel and in its dtype, of tau.
 _define(

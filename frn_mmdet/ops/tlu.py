@@ -14,7 +14,7 @@ def tlu(x: Tensor, tau: Tensor) -> Tensor:
     r"""Equation (3), ``max(x, tau)``, a tie going to ``x``.
 
     Singh and Krishnan, section 3. A kernel keeps one bit an element for
-    backward, plain PyTorch a byte.
+    backward, plain PyTorch a byte. ``torch.compile`` gets PyTorch's operators.
 
     Args:
         x (Tensor): Shape (N, C, \\*spatial) with 0 to 3 spatial dimensions,
@@ -27,7 +27,8 @@ def tlu(x: Tensor, tau: Tensor) -> Tensor:
     Raises:
         ValueError: If ``tau`` does not fit ``x``, or either is not float.
     """
-    if is_native(x):
+    # What compiles makes one pass of it and the add before it.
+    if is_native(x) and not torch.compiler.is_compiling():
         try:
             return KERNEL(x, tau)[0]
         except RuntimeError:  # the kernel checks, and does not say what for

@@ -112,8 +112,9 @@ def test_torch_func(names, net, x):
 def test_compiled(names, net, x):
     torch.compiler.reset()
     compiled = torch.compile(net, fullgraph=True, backend='aot_eager')
-    assert sorted(names(lambda: compiled(x).sum().backward())) == sorted(
-        FORWARD + BACKWARD)
+    # The TLU is PyTorch's operators, for the compiler to fuse.
+    assert names(lambda: compiled(x).sum().backward()) == [
+        'forward', 'backward', 'join']
     compiled(x.detach()[:, :, :5])
 
 

@@ -1,13 +1,15 @@
 """The operators, as torch.library and torch.compile see them."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch import nn
 
-from frn_mmdet import FRN, frn, kernel_for
+from frn_mmdet import FRN, TLU, frn, kernel_for
 from frn_mmdet.ops.definition import frn_definition
 
 F64 = torch.float64
@@ -82,6 +84,50 @@ def test_compiled_whole(backend):
             first = got
     for a, b in zip(first, got, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_compiled_block_has_no_transposing_copies(monkeypatch):
+    """Inductor puts convolutions in channels_last; FRN takes it as it is.
+
+    A pass over memory is left for what comes in, and one for add and TLU.
+    """
+    from torch._inductor import config
+    from torch._inductor.utils import run_and_get_code
+    monkeypatch.setattr(config, 'force_layout_optimization', True)
+    monkeypatch.setattr(config, 'force_disable_caches', True)
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    block = Bottleneck()
+    x = torch.randn(2, 8, 12, 12, requires_grad=True)
+    leaves = [x, *block.parameters()]
+
+    def step(function):
+        y = function(x)
+        return [y, *torch.autograd.grad(y.square().sum(), leaves)]
+
+    got, codes = run_and_get_code(
+        lambda: step(torch.compile(block, fullgraph=True)))
+    passes = [len(re.findall(r'^ +cpp_fused\w+\(', code, re.MULTILINE))
+              for code in codes]
+    assert passes == [2, 2]
+    for a, b in zip(got, step(block), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+class Bottleneck(nn.Module):
+    """Three convolutions with FRN, an add and a TLU."""
+
+    def __init__(self):
+        super().__init__()
+        convolutions = [nn.Conv2d(8, 4, 1), nn.Conv2d(4, 4, 3, padding=1),
+                        nn.Conv2d(4, 8, 1)]
+        self.body = nn.Sequential(
+            *[layer for conv in convolutions for layer in (
+                conv, FRN(conv.out_channels, tlu=conv.out_channels == 4))])
+        self.tlu = TLU(8)
+
+    def forward(self, x):
+        return self.tlu(self.body(x) + x)
 
 
 def run(code, **variables):
