@@ -111,7 +111,7 @@ def _folder() -> Path:
         root = cpp_extension.get_default_build_root()
         if '~' in Path(root).parts:  # it would be made where the user stands
             raise OSError('there is no home folder for compiled files; set '
-                          ' TORCH_EXTENSIONS_DIR to a folder')
+                          'TORCH_EXTENSIONS_DIR to a folder')
     return Path(root) / 'frn_mmdet'
 
 

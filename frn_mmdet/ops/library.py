@@ -11,10 +11,12 @@ import math
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from .check import check_frn, check_tlu
 from .definition import compute_dtype, frn_definition, standardize_definition
 
+OPS = torch.ops.frn_mmdet
 FRN = 'frn_mmdet::frn'
 BACKWARD = 'frn_mmdet::frn_backward'
 TLU = 'frn_mmdet::tlu'
@@ -124,45 +126,96 @@ def _(grad, bits, last):
     return dx, grad.new_empty(grad.shape[1])
 
 
-def keep(ctx, inputs, inv):
-    """Keep what :func:`gradients` needs."""
-    x, weight, bias, tau, eps_tensor, ctx.eps, mean, ctx.share = inputs
-    ctx.save_for_backward(x, inv, weight, bias, tau, eps_tensor, mean)
+class Frn(Function):
+    """The gradient of FRN; ``autograd.h`` has the same."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        """Args and results are those of the operator."""
+        y, inv = _below(OPS.frn, *inputs)
+        x, weight, bias, tau, eps_tensor, ctx.eps, mean, ctx.share = inputs
+        ctx.save_for_backward(x, inv, weight, bias, tau, eps_tensor, mean)
+        ctx.mark_non_differentiable(inv)
+        ctx.set_materialize_grads(False)  # or inv gets a map of zeros
+        return y, inv
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        """Gradients of the operator's arguments."""
+        if grad is None:
+            return (None, ) * 8
+        *saved, mean = ctx.saved_tensors
+        _, _, weight, bias, tau, eps_tensor = saved
+        dx, dweight, dbias, dtau, deps = _plainly(
+            OPS.frn_backward, grad, *saved, ctx.eps, mean, ctx.share)
+        if eps_tensor is not None:
+            deps = deps if ctx.eps == 1 else deps * ctx.eps
+            if eps_tensor.numel() == 1:
+                deps = deps.sum().view(1)
+        likes = (weight, bias, tau, eps_tensor)
+        return dx, *(
+            None if like is None else value.to(like.dtype)
+            for value, like in zip(
+                (dweight, dbias, dtau, deps), likes, strict=True)), None, (
+                    None), None
 
 
-def gradients(ctx, grad, backward):
-    """Return the gradients of the operator's arguments.
+class Tlu(Function):
+    """The gradient of the TLU; ``autograd.h`` has the same."""
 
-    Args:
-        ctx: Of an autograd node, after :func:`keep`.
-        grad (Tensor): Of y.
-        backward (function): The operator ``frn_backward``, or its kernel.
-    """
-    *saved, mean = ctx.saved_tensors
-    _, _, weight, bias, tau, eps_tensor = saved
-    dx, dweight, dbias, dtau, deps = backward(
-        grad, *saved, ctx.eps, mean, ctx.share)
-    if eps_tensor is not None:
-        deps = deps if ctx.eps == 1 else deps * ctx.eps
-        if eps_tensor.numel() == 1:
-            deps = deps.sum().view(1)
-    likes = (weight, bias, tau, eps_tensor)
-    return dx, *(
-        None if like is None else value.to(like.dtype)
-        for value, like in zip(
-            (dweight, dbias, dtau, deps), likes, strict=True)), *[None] * 3
+    @staticmethod
+    def forward(ctx, x, tau):
+        """Args and results are those of the operator."""
+        z, bits = _below(OPS.tlu, x, tau)
+        ctx.last = is_last(x)
+        ctx.shape, ctx.dtype = tau.shape, tau.dtype
+        ctx.save_for_backward(bits)
+        ctx.mark_non_differentiable(bits)
+        ctx.set_materialize_grads(False)
+        return z, bits
 
-
-def _keep(ctx, inputs, output):
-    keep(ctx, inputs, output[1])
-    ctx.mark_non_differentiable(output[1])
+    @staticmethod
+    def backward(ctx, grad, _):
+        """Gradients of x and tau."""
+        if grad is None:
+            return None, None
+        bits, = ctx.saved_tensors
+        dx, dtau = _plainly(OPS.tlu_backward, grad, bits, ctx.last)
+        if dtau.shape != ctx.shape:  # one for all channels
+            dtau = dtau.sum().view(1)
+        return dx, dtau.to(ctx.dtype)
 
 
-def _backward(ctx, grad, _):
-    return gradients(ctx, grad, torch.ops.frn_mmdet.frn_backward)
+def _below(operator, *inputs):
+    """Call an operator below autograd."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*inputs)
 
 
-torch.library.register_autograd(FRN, _backward, setup_context=_keep)
+def _plainly(operator, *inputs):
+    """Call it as it is where somebody differentiates the call, else below."""
+    if torch.is_grad_enabled():
+        return operator(*inputs)
+    return _below(operator, *inputs)
+
+
+def _frn(x, weight, bias, tau, eps_tensor, eps, mean=None, share=1.):
+    inputs = x, weight, bias, tau, eps_tensor, eps, mean, share
+    if torch.is_grad_enabled():
+        return Frn.apply(*inputs)
+    return _below(OPS.frn, *inputs)
+
+
+def _tlu(x, tau):
+    if torch.is_grad_enabled():
+        return Tlu.apply(x, tau)
+    return _below(OPS.tlu, x, tau)
+
+
+# By themselves, not by torch.library's register_autograd: its way through
+# Python is twice as long.
+torch.library.impl(FRN, 'Autograd', _frn)
+torch.library.impl(TLU, 'Autograd', _tlu)
 
 
 def _keep_for_second(ctx, inputs, output):
@@ -207,22 +260,6 @@ torch.library.register_autograd(
     BACKWARD, _second_backward, setup_context=_keep_for_second)
 
 
-def _keep_bits(ctx, inputs, output):
-    x, tau = inputs
-    ctx.last = is_last(x)
-    ctx.shape, ctx.dtype = tau.shape, tau.dtype
-    ctx.save_for_backward(output[1])
-    ctx.mark_non_differentiable(output[1])
-
-
-def _tlu_backward(ctx, grad, _):
-    bits, = ctx.saved_tensors
-    dx, dtau = torch.ops.frn_mmdet.tlu_backward(grad, bits, ctx.last)
-    if dtau.shape != ctx.shape:  # one for all channels
-        dtau = dtau.sum().view(1)
-    return dx, dtau.to(ctx.dtype)
-
-
 def _keep_bits_for_second(ctx, inputs, output):
     grad, bits, ctx.last = inputs
     ctx.save_for_backward(bits)
@@ -249,10 +286,6 @@ def unpack(bits: Tensor, shape: torch.Size, last: bool) -> Tensor:
     each = each.flatten(1)[:, :length].bool()
     return each.reshape([shape[d] for d in order]).permute(
         [list(order).index(d) for d in range(len(shape))])
-
-
-torch.library.register_autograd(
-    TLU, _tlu_backward, setup_context=_keep_bits)
 
 
 @torch.library.register_fake(STANDARDIZE)

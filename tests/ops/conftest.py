@@ -4,37 +4,25 @@ import torch
 from frn_mmdet.ops import frn, library, use_kernel
 
 GPU = torch.cuda.is_available()
-
-
-class Interpreted(torch.autograd.Function):
-    """The Triton kernels on a CPU, where no operator leads to them."""
-
-    @staticmethod
-    def forward(ctx, *inputs):
-        from frn_mmdet.ops import cuda
-        y, inv = cuda.forward(*inputs)
-        library.keep(ctx, inputs, inv)
-        return y
-
-    @staticmethod
-    def backward(ctx, grad):
-        from frn_mmdet.ops import cuda
-        twice = torch.is_grad_enabled()
-        return library.gradients(
-            ctx, grad,
-            torch.ops.frn_mmdet.frn_backward if twice else cuda.backward)
+OPS = torch.ops.frn_mmdet
 
 
 def interpreted(x, weight, bias, tau=None, eps=1e-6, mean=None, var=None,
                 share=1.):
-    """``frn`` on the interpreter."""
+    """The Triton kernels on a CPU, where no operator leads to them."""
     if isinstance(eps, torch.Tensor):
         eps, var = 1., eps if var is None else eps * var
-    return Interpreted.apply(x, weight, bias, tau, var, eps, mean, share)
+    return library.Frn.apply(x, weight, bias, tau, var, eps, mean, share)[0]
+
+
+def _on_interpreter(operator, *inputs):
+    from frn_mmdet.ops import cuda
+    kernels = {OPS.frn: cuda.forward, OPS.frn_backward: cuda.backward}
+    return kernels[operator](*inputs)
 
 
 @pytest.fixture(params=['plain', 'cpp', 'triton'])
-def kernel(request):
+def kernel(request, monkeypatch):
     """``frn`` on each kernel; Triton's on the GPU or on its interpreter.
 
     Inside, tensors are made on the kernel's device.
@@ -46,4 +34,5 @@ def kernel(request):
         with torch.device('cuda'), use_kernel('native'):
             yield frn
     else:
+        monkeypatch.setattr(library, '_below', _on_interpreter)
         yield interpreted

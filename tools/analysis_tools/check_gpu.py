@@ -74,7 +74,7 @@ def main(argv=None):
         torch.float32, torch.bfloat16) for name, shape in TIMED.items()]
     print('\n' + table(rows_of_time, list(rows_of_time[0])), flush=True)
     if args.detectors:
-        steps = time_detectors()
+        steps = time_detectors('cuda')
         print('\n' + table(steps, list(steps[0])), flush=True)
     wrong = [row for row in rows if WRONG in row.values()]
     if wrong:
@@ -301,7 +301,7 @@ def times(steps, rounds=20, calls=10):
                   for key, found in of.items()} for of in (cpu, gpu))
 
 
-def time_detectors():
+def time_detectors(device):
     """Return a row for each detector and batch: milliseconds of a step."""
     from mmdet.registry import MODELS
     from mmdet.testing import demo_mm_inputs
@@ -321,7 +321,7 @@ def time_detectors():
             steps = {}
             for norm in ('FRN', 'BN'):
                 cfg.model.norm_cfg = norm
-                model = MODELS.build(cfg.model).cuda().train()
+                model = MODELS.build(cfg.model).to(device).train()
                 steps[norm] = partial(detector_step, model, data)
             found = step_times(steps)
             rows.append({
