@@ -89,7 +89,7 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['frn_mmdet', 'frn_mmdet.*']),
-    # Compiled on first use, against the torch that is there: see ops/cpu.py.
+    # Compiled on first use, against the torch that is there: see ops/build.py.
     package_data={'frn_mmdet.ops': ['*.cpp', '*.h']},
     cmdclass=dict(build_py=BuildWithTools),
     python_requires='>=3.10',

@@ -2,7 +2,7 @@
 // backward reads the input and the gradient and writes one gradient. And TLU
 // alone, for behind a residual add, which keeps one bit an element.
 //
-// Compiled on first use by cpu.py, with the headers beside it. The operators
+// Compiled on first use by build.py, with the headers beside it. The operators
 // are declared in library.py; definition.py says what they compute.
 
 #include <ATen/ops/empty.h>
@@ -152,6 +152,8 @@ void backward_rows(const T* dy, const T* x, const A* inv,
   at::parallel_for(0, map.rows(), grain, [&](int64_t first, int64_t last) {
     Reader<T, A> read, read_grad;
     Writer<T, A> writer;
+    // Of the last block: a short row is not looked at twice.
+    A centred[kBlock], passed[kBlock], stopped[kBlock];
     for (int64_t row = first; row < last; ++row) {
       const int64_t c = row % map.channels;
       const T* from = x + row * map.size;
@@ -159,20 +161,27 @@ void backward_rows(const T* dy, const T* x, const A* inv,
       T* to = dx + row * map.size;
       const A scale = inv[row] * p.weight[c], bias = p.bias[c];
       const A tau = p.tau(c), mean = p.mean(c);
-      Sums total;
-      for_blocks(map.size, [&](int64_t begin, int64_t n) {
+      const auto pass = [&](int64_t begin, int64_t n) {
         const A* value = read(from + begin, n);
         const A* grad = read_grad(from_grad + begin, n);
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) {
+          const A d = value[i] - mean, g = grad[i];
+          const bool below = affine(d, scale, bias) < tau;
+          centred[i] = d;
+          passed[i] = below ? A(0) : g;
+          stopped[i] = below ? g : A(0);
+        }
+      };
+      Sums total;
+      for_blocks(map.size, [&](int64_t begin, int64_t n) {
+        pass(begin, n);
         A dot = 0, kept = 0, clipped = 0;
 #pragma omp simd reduction(+ : dot, kept, clipped)
         for (int64_t i = 0; i < n; ++i) {
-          const A centred = value[i] - mean;
-          const bool below = affine(centred, scale, bias) < tau;
-          const A g = grad[i];
-          const A passed = below ? A(0) : g;
-          dot += passed * centred;
-          kept += passed;
-          clipped += below ? g : A(0);
+          dot += passed[i] * centred[i];
+          kept += passed[i];
+          clipped += stopped[i];
         }
         total.dot += dot;
         total.kept += kept;
@@ -182,16 +191,13 @@ void backward_rows(const T* dy, const T* x, const A* inv,
       const A pull = p.share * scale * inv[row] * inv[row] *
                      static_cast<A>(total.dot / map.size);
       for_blocks(map.size, [&](int64_t begin, int64_t n) {
-        const A* value = read(from + begin, n);
-        const A* grad = read_grad(from_grad + begin, n);
+        if (map.size > kBlock) {
+          pass(begin, n);
+        }
         A* out = writer.place(to + begin);
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) {
-          const A centred = value[i] - mean;
-          const bool below = affine(centred, scale, bias) < tau;
-          const A g = grad[i];
-          const A passed = below ? A(0) : g;
-          out[i] = passed * scale - centred * pull;
+          out[i] = passed[i] * scale - centred[i] * pull;
         }
         writer.write(to + begin, n);
       });
