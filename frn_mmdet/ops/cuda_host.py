@@ -122,11 +122,15 @@ def launch(kernel, grid: tuple, *arguments, **constants) -> None:
             _compiled[key] = compiled
     else:
         x, y = (*grid, 1)[:2]
-        stream = torch._C._cuda_getCurrentRawStream(key[1])
-        compiled.run(x, y, 1, stream, compiled.function,
-                     compiled.packed_metadata, None, None, None, *arguments,
-                     *[constants[parameter.name] for parameter in kernel.params
-                       if parameter.is_constexpr])
+        try:
+            compiled.run(
+                x, y, 1, torch._C._cuda_getCurrentRawStream(key[1]),
+                compiled.function, compiled.packed_metadata, None, None, None,
+                *arguments, *[constants[parameter.name]
+                              for parameter in kernel.params
+                              if parameter.is_constexpr])
+        except TypeError:  # a Triton that launches otherwise
+            kernel[grid](*arguments, **constants)
     if _recorder.launched is not None:
         _recorder.launched.append(Launched(compiled, grid, arguments))
 

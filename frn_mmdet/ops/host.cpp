@@ -49,7 +49,14 @@ auto run(const Key& key, const Launching& launch, const ByPython& by_python) {
     return launch(*plan);
   }
   record.call(true);
-  const auto expected = by_python();
+  const auto expected = [&] {
+    try {
+      return by_python();
+    } catch (...) {
+      record.call(false);
+      throw;
+    }
+  }();
   const auto numbers = record.call(false);
   if (numbers.empty()) {  // not now
     return expected;

@@ -7,6 +7,7 @@
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/Stream.h>
@@ -253,7 +254,7 @@ class Gpu {
  public:
   explicit Gpu(const Tensor& x)
       : guard_(x.device()),
-        allocator_(c10::GetAllocator(x.device().type())),
+        allocator_(at::detail::getCUDAHooks().getCUDADeviceAllocator()),
         keys_(c10::computeDispatchKey(std::nullopt, std::nullopt,
                                       x.device())) {
     const c10::impl::VirtualGuardImpl streams(x.device().type());

@@ -190,3 +190,16 @@ def test_threads_streams_and_devices(fake):
         other(y).sum().backward()
     assert y.grad.device == y.device == torch.device('cuda:1')
     assert torch.cuda.current_device() == 0
+
+
+def test_a_first_call_that_fails_leaves_nothing(monkeypatch):
+    """It would keep the tensors of every launch from then on."""
+    def fails(*arguments, **constants):
+        raise RuntimeError('out of memory')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cuda, 'launch', fails)
+        with pytest.raises(RuntimeError, match='out of memory'):
+            FRN(3).cuda()(new_map())
+    assert cuda_host._recorder.launched is None
+    assert kernel_for('cuda').host == 'cpp'
