@@ -19,12 +19,16 @@ from typing import NamedTuple
 import torch
 from mmengine.logging import print_log
 from torch import Tensor
-from triton import knobs
 
 from . import build, library
 
+try:
+    from triton.knobs import runtime
+except ImportError:  # before Triton 3.4
+    from triton.compiler import CompiledKernel as runtime
+
 OPS = torch.ops.frn_mmdet
-REPORT = ('Please report it, with what tools/analysis_tools/check_gpu.py '
+REPORT = ('Please report it, with what `python -m frn_mmdet check_gpu` '
           'prints.')
 # How launch.h numbers the kinds of arguments, and what PTX calls them.
 KINDS = {'pointer': 0, 'float': 1, 'integer': 2}
@@ -101,7 +105,6 @@ def follow(wanted: bool) -> None:
 
 def _is_watched() -> bool:
     """Whether Triton would tell somebody of a launch, such as its profiler."""
-    runtime = knobs.runtime
     enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
     return bool(getattr(enter, 'calls', enter)
                 or getattr(leave, 'calls', leave))

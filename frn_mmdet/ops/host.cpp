@@ -234,7 +234,10 @@ TluGradients tlu_backward(const Tensor& grad0, const Tensor& bits,
 
 void launch_in_cpp(bool on) { is_on = on; }
 
-std::string why_no_driver() { return Driver::get().reason(); }
+std::string why_no_driver() {
+  return kHasHandle<c10::Stream> ? Driver::get().reason()
+                                 : "this PyTorch does not give its streams";
+}
 
 }  // namespace
 

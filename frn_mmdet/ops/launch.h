@@ -248,6 +248,19 @@ class Plans {
   std::unordered_map<Key, std::shared_ptr<const Plan>, HashOfKey> plans_;
 };
 
+// What the driver calls a stream; older PyTorch (2.7) does not say.
+template <typename Stream>
+constexpr bool kHasHandle = requires(const Stream& s) { s.native_handle(); };
+
+template <typename Stream>
+void* handle_of(const Stream& stream) {
+  if constexpr (kHasHandle<Stream>) {
+    return stream.native_handle();
+  } else {
+    TORCH_CHECK(false, "FRN: this PyTorch does not give its streams");
+  }
+}
+
 // The GPU that a call is for, and its memory. What is asked for here would
 // come of at::empty as well, but as late as the launch of a kernel.
 class Gpu {
@@ -258,7 +271,7 @@ class Gpu {
         keys_(c10::computeDispatchKey(std::nullopt, std::nullopt,
                                       x.device())) {
     const c10::impl::VirtualGuardImpl streams(x.device().type());
-    stream = streams.getStream(x.device()).native_handle();
+    stream = handle_of(streams.getStream(x.device()));
     Driver::get().enter(x.device().index());
   }
 

@@ -43,13 +43,14 @@ def on_fake_cuda(tmp_path_factory):
         check=True)
     variables = dict(
         LD_PRELOAD=f'{folder}/libcuda.so.1', LD_LIBRARY_PATH=str(folder),
-        TRITON_LIBCUDA_PATH=str(folder), OMP_NUM_THREADS='1',
-        CUDA_VISIBLE_DEVICES='', PYTEST_ADDOPTS='')
+        TRITON_LIBCUDA_PATH=str(folder), OMP_NUM_THREADS='1')
+    without = ('PYTEST_XDIST_WORKER', 'PYTEST_ADDOPTS', 'TRITON_INTERPRET',
+               'CUDA_VISIBLE_DEVICES')
 
     def run(*arguments):
         environment = {**os.environ, **variables}
-        environment.pop('PYTEST_XDIST_WORKER', None)
-        environment.pop('TRITON_INTERPRET', None)
+        for name in without:
+            environment.pop(name, None)
         result = subprocess.run(
             [sys.executable, '-m', 'pytest', '-q', '-n', '0',
              '-p', 'no:cacheprovider', *arguments],
