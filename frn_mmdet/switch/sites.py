@@ -23,7 +23,8 @@ class NormSite(NamedTuple):
             operation made: after a residual add, a concatenation.
         activation (str or None): What acts there: the class of a module or
             the name of a function; None: nothing does; '?': nobody knows,
-            since the norm, or what its output goes to, did not run.
+            since the norm, or what its output goes to, did not run or is
+            not known.
         channels (int): Channels of the map there.
         ws (bool): Whether the convolutions that feed the norm have
             standardized weights.

@@ -118,6 +118,8 @@ def test_any_module():
                   ('', None, 'ReLU', 8)]),
     ('function', [('norm', 'FRN', 'relu', 8)]),
     ('clamp', [('norm', 'FRN', 'clamp', 8)]),
+    ('value_branch', [('norm', 'FRN', '?', 8)]),
+    ('unknown', [('norm', 'FRN', '?', 8)]),
 ])
 def test_hidden_activations_are_listed(name, expected):
     module, _ = (PLACED | REFUSED)[name]
