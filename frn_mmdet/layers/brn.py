@@ -52,6 +52,8 @@ class BRN(_BatchNorm):
         warmup_steps (int): Steps as BN. Defaults to 5000.
         r_steps (int): Step from which on r_max holds. Defaults to 40000.
         d_steps (int): Step from which on d_max holds. Defaults to 25000.
+        device (torch.device, optional): Of the parameters and buffers.
+        dtype (torch.dtype, optional): Likewise.
 
     Shape:
         (N, C, \*spatial), any float dtype; statistics are float32 for half
@@ -71,7 +73,9 @@ class BRN(_BatchNorm):
                  d_max: float = 5.,
                  warmup_steps: int = 5000,
                  r_steps: int = 40000,
-                 d_steps: int = 25000) -> None:
+                 d_steps: int = 25000,
+                 device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None) -> None:
         check_count('BRN', 'num_features', num_features)
         check_eps('BRN', eps)
         check('BRN', 'momentum', momentum,
@@ -86,7 +90,8 @@ class BRN(_BatchNorm):
                  f'warmup_steps ({warmup_steps})')):
             check('BRN', name, value, is_number(value) and value >= least,
                   f'a finite number, {range_} or more')
-        super().__init__(num_features, eps=eps, momentum=momentum)
+        super().__init__(num_features, eps=eps, momentum=momentum,
+                         device=device, dtype=dtype)
         self.r_max = r_max
         self.d_max = d_max
         self.warmup_steps = warmup_steps

@@ -1,11 +1,11 @@
 """Filter Response Normalization as a layer."""
 
-import numpy as np
 import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
 from ..ops import frn
+from ..ops.definition import compute_dtype
 from ..registry import MODELS
 from .arguments import check, check_count, check_eps, check_flag, is_number
 from .fx import Proxy, one_call
@@ -60,6 +60,8 @@ class FRN(nn.GroupNorm):
             a BatchNorm included). Saved with them, as ``ref_share``, and
             what a state dict says wins: one without them brings plain FRN.
             Defaults to None, the paper's layer.
+        device (torch.device, optional): Of the parameters and buffers.
+        dtype (torch.dtype, optional): Likewise.
 
     Attributes:
         share (float): Of the mean square, 1 for plain FRN. What the kernel
@@ -84,18 +86,22 @@ class FRN(nn.GroupNorm):
                  eps: float = EPS,
                  learnable_eps: bool = False,
                  tlu: bool = False,
-                 share: float | None = None) -> None:
+                 share: float | None = None,
+                 device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None) -> None:
         if not eps_was_given(self):
             eps = EPS
         check_count('FRN', 'num_features', num_features)
         check_eps('FRN', eps)
         check_flag('FRN', 'learnable_eps', learnable_eps)
         check_flag('FRN', 'tlu', tlu)
-        super().__init__(num_features, num_features, eps=eps)
+        super().__init__(num_features, num_features, eps=eps, device=device,
+                         dtype=dtype)
         self.num_features = num_features
         self.register_parameter(
             'eps_l',
-            nn.Parameter(torch.full((1, ), EPS_L)) if learnable_eps else None)
+            nn.Parameter(self.weight.detach().new_full((1, ), EPS_L))
+            if learnable_eps else None)
         self.register_parameter('tau', None)
         for name in REFERENCE:
             self.register_buffer(name, None)
@@ -121,7 +127,8 @@ class FRN(nn.GroupNorm):
               'a number from 0 to 1')
         like = self.weight.detach()
         # Of the buffer's precision, so that a loaded layer equals the saved.
-        self.share = float(np.float32(share))
+        self.share = float(
+            torch.tensor(share, dtype=like.dtype, device='cpu'))
         self.ref_mean = torch.zeros_like(like)
         self.ref_var = torch.ones_like(like)
         self.ref_share = like.new_tensor(self.share)
@@ -145,7 +152,8 @@ class FRN(nn.GroupNorm):
                 included.
             share (float): See the class.
         """
-        return dict(ref_mean=mean.float(), ref_var=var.float(),
+        dtype = compute_dtype(mean)
+        return dict(ref_mean=mean.to(dtype), ref_var=var.to(dtype),
                     ref_share=torch.tensor(share, device=mean.device))
 
     def reset_parameters(self) -> None:

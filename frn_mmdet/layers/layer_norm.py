@@ -1,5 +1,6 @@
 """Layer normalisation of a feature map, as the FRN paper compares with."""
 
+import torch
 from torch import Tensor, nn
 
 from ..ops.check import check_dtype
@@ -20,6 +21,8 @@ class MapLayerNorm(nn.GroupNorm):
     Args:
         num_features (int): Channels C.
         eps (float): Added to the variance, 0 or more. Defaults to 1e-5.
+        device (torch.device, optional): Of the parameters and buffers.
+        dtype (torch.dtype, optional): Likewise.
 
     Raises:
         ConfigError: If an argument is out of its range.
@@ -28,10 +31,14 @@ class MapLayerNorm(nn.GroupNorm):
     # Not GroupNorm's: the keys of a checkpoint tell LN from GN by it.
     _abbr_ = 'ln'
 
-    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+    def __init__(self,
+                 num_features: int,
+                 eps: float = 1e-5,
+                 device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None) -> None:
         check_count('LN', 'num_features', num_features)
         check_eps('LN', eps)
-        super().__init__(1, num_features, eps=eps)
+        super().__init__(1, num_features, eps=eps, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each image.

@@ -31,6 +31,8 @@ class TLU(nn.GroupNorm):
             ``act_cfg=dict(type='TLU', num_features=C)``. Defaults to 1.
         inplace (bool): Ignored: mmcv passes it to every activation, and
             backward needs no second copy of the input anyway.
+        device (torch.device, optional): Of the parameters and buffers.
+        dtype (torch.dtype, optional): Likewise.
 
     Shape:
         (N, C, \\*spatial) to the same shape and dtype.
@@ -39,11 +41,16 @@ class TLU(nn.GroupNorm):
         ConfigError: If there are no channels.
     """
 
-    def __init__(self, num_features: int = 1, inplace: bool = False) -> None:
+    def __init__(self,
+                 num_features: int = 1,
+                 inplace: bool = False,
+                 device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None) -> None:
         check_count('TLU', 'num_features', num_features)
         super().__init__(1, num_features, affine=False)
         self.num_features = num_features
-        self.tau = nn.Parameter(torch.empty(num_features))
+        self.tau = nn.Parameter(
+            torch.empty(num_features, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -1,5 +1,6 @@
 """Group and layer normalisation by the uncentred second moment."""
 
+import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
@@ -25,6 +26,8 @@ class GFRN(nn.GroupNorm):
         num_features (int): Channels C.
         num_groups (int): Groups; they divide C. Defaults to 32.
         eps (float): Added to the mean square, 0 or more. Defaults to 1e-6.
+        device (torch.device, optional): Of the parameters and buffers.
+        dtype (torch.dtype, optional): Likewise.
 
     Shape:
         (N, C, \*spatial), any size may be 0; statistics are float32 for
@@ -41,7 +44,9 @@ class GFRN(nn.GroupNorm):
     def __init__(self,
                  num_features: int,
                  num_groups: int = 32,
-                 eps: float = EPS) -> None:
+                 eps: float = EPS,
+                 device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None) -> None:
         if not eps_was_given(self):
             eps = EPS
         layer = type(self).__name__
@@ -51,7 +56,8 @@ class GFRN(nn.GroupNorm):
               f'a divisor of num_features ({num_features}), such as '
               f'{divisor(num_features, num_groups)}')
         check_eps(layer, eps)
-        super().__init__(num_groups, num_features, eps=eps)
+        super().__init__(num_groups, num_features, eps=eps, device=device,
+                         dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each group of each image."""
@@ -81,11 +87,17 @@ class LFRN(GFRN):
     Args:
         num_features (int): Channels C.
         eps (float): Added to the mean square, 0 or more. Defaults to 1e-6.
+        device (torch.device, optional): Of the parameters and buffers.
+        dtype (torch.dtype, optional): Likewise.
     """
 
     _abbr_ = 'lfrn'
 
-    def __init__(self, num_features: int, eps: float = EPS) -> None:
+    def __init__(self,
+                 num_features: int,
+                 eps: float = EPS,
+                 device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None) -> None:
         if not eps_was_given(self):
             eps = EPS
-        super().__init__(num_features, 1, eps=eps)
+        super().__init__(num_features, 1, eps=eps, device=device, dtype=dtype)

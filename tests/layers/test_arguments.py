@@ -123,3 +123,30 @@ def test_materialised_from_meta(build):
     layer.reset_parameters()
     for key, value in build().state_dict().items():
         assert torch.equal(layer.state_dict()[key], value)
+
+
+@pytest.mark.parametrize('name, args', [
+    ('FRN', dict(learnable_eps=True, tlu=True, share=.1)), ('TLU', {}),
+    ('BRN', {}), ('LN', {}), ('GFRN', dict(num_groups=4)), ('LFRN', {})])
+@pytest.mark.parametrize('device, dtype', [
+    ('meta', None), ('cpu', torch.float64), ('cpu', torch.float16),
+    (torch.device('cpu'), torch.bfloat16)])
+def test_device_and_dtype_are_those_of_torchs_layers(name, args, device,
+                                                     dtype):
+    kind = (NORMS | dict(TLU=TLU))[name]
+    layer = kind(8, device=device, dtype=dtype, **args)
+    state = layer.state_dict()
+    like = kind(8, **args).to(dtype).state_dict()
+    assert {key: value.dtype for key, value in state.items()} == {
+        key: value.dtype for key, value in like.items()}
+    assert {value.device.type for value in state.values()} == {
+        torch.device(device).type}
+    if device == 'meta':
+        return
+    torch.testing.assert_close(state, like)
+    share = getattr(layer, 'share', None)
+    x = torch.randn(2, 8, 5, 5).to(dtype)
+    assert layer(x).dtype is dtype
+    assert torch.equal(layer.eval()(x), kind(
+        8, device=device, dtype=dtype, **args).eval()(x))
+    assert getattr(layer, 'share', None) == share  # eval() reads the buffer
