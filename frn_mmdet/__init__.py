@@ -3,10 +3,11 @@
 from typing import Any
 
 from . import stack  # isort: skip  (first: it says what is missing)
-from .layers import BRN, FRN, GFRN, LFRN, TLU
+from .errors import ConfigError
+from .layers import BRN, FRN, GFRN, LFRN, TLU, ConvWS
 from .layers import MapLayerNorm as LN
-from .ops import frn, kernel_for, use_kernel
-from .switch import NormSite, fold_ws, norm_sites
+from .ops import frn, kernel_for, tlu, use_kernel
+from .switch import NormSite, fold_ws, norm_sites, switch_norms
 from .utils.installed import config_path
 from .version import __version__
 
@@ -14,9 +15,9 @@ stack.allow_own_checkpoints()
 stack.find_torchvision_weights()
 
 __all__ = [
-    'BRN', 'FRN', 'GFRN', 'LFRN', 'LN', 'NormSite', 'NormSwitch', 'ResNetV2',
-    'TLU', '__version__', 'config_path', 'fold_ws', 'frn', 'kernel_for',
-    'norm_sites', 'use_kernel'
+    'BRN', 'ConfigError', 'ConvWS', 'FRN', 'GFRN', 'LFRN', 'LN', 'NormSite',
+    'NormSwitch', 'ResNetV2', 'TLU', '__version__', 'config_path', 'fold_ws',
+    'frn', 'kernel_for', 'norm_sites', 'switch_norms', 'tlu', 'use_kernel'
 ]
 
 

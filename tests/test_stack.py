@@ -37,7 +37,14 @@ def test_import_says_what_to_install(package):
 
 
 def test_what_readme_names_can_be_imported_from_the_package():
-    code = ('import sys; import frn_mmdet; assert "mmdet" not in sys.modules;'
+    code = ('import sys; import torch; import frn_mmdet;'
+            'from frn_mmdet import FRN, ConfigError, ConvWS, TLU, fold_ws, '
+            'frn, norm_sites, switch_norms, tlu;'
+            'net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), '
+            'torch.nn.BatchNorm2d(8), torch.nn.ReLU());'
+            'switch_norms(net, "FRN", torch.randn(1, 3, 8, 8));'
+            'assert net[1].tau is not None;'
+            'assert not {"mmdet", "mmcv.ops"} & set(sys.modules);'
             'from frn_mmdet import *; from frn_mmdet import ResNetV2, '
             'NormSwitch, LN, BRN, GFRN, LFRN; assert not hasattr('
             'frn_mmdet, "ResNetV3"); print(ResNetV2(18).norm_name, LN)')

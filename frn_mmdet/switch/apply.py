@@ -2,7 +2,9 @@
 
 import inspect
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 
 from mmcv.cnn.bricks.norm import build_norm_layer
 from torch import nn
@@ -21,7 +23,6 @@ from .tlu_plan import (
     acting_on,
     check_training,
     plan_tlus,
-    way_out,
 )
 from .ws import standardize_convs
 
@@ -56,13 +57,22 @@ class Outcome:
     bn_eps: dict[str, float] = field(default_factory=dict)
 
 
-def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
-    """Switch the norms that mmdet's code writes down, and place the TLUs.
+def apply_plan(model: nn.Module,
+               plan: NormPlan,
+               watch: Callable[..., Flow] = flow_of) -> Outcome:
+    """Switch the norms that no config names, and place the TLUs.
+
+    Where the plan has parts, a config has named norms, and one that mmdet's
+    code writes down may stay as it is. A network without parts has no
+    config, and each of its norms is asked for.
 
     Args:
         model (nn.Module): A detector whose config had the plan's norms.
             Changed in place.
         plan (NormPlan): What ``model.norm_cfg`` asks for.
+        watch (callable): Runs a copy of the model, in training mode if
+            ``training=True``, and gives the flow. Defaults to
+            :func:`~.small_run.flow_of`, which makes up inputs.
 
     Returns:
         Outcome: For the report.
@@ -74,27 +84,30 @@ def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
             is then as it was.
     """
     outcome = Outcome()
-    flow = flow_of(model)
+    flow = watch(model)
     norms = {path: norm for path, norm in norms_of(model)
-             if part_of(path) in plan.parts}
+             if plan.holds_for(path)}
     own = {path for path, norm in norms.items()
-           if type(norm) is plan.norm.layer}
+           if plan.parts and type(norm) is plan.norm.layer}
     _check_maps(model, own, flow, plan)
-    new = _replacements(norms, own, flow, plan, outcome)
+    new = _replacements(model, norms, own, flow, plan, outcome)
     if not (own or new or outcome.stayed):
         raise ConfigError(
             f'model.norm_cfg: {type(model).__name__} has no norm over a map '
-            f'in {", ".join(plan.parts)} that could become {plan.name}')
+            f'in {", ".join(plan.parts or ["it"])} that could become '
+            f'{plan.name}')
     sites = []
     if plan.tlu and (own or new):
-        _check_seen(own, flow, plan)
-        training = flow_of(model, training=True)
-        _check_known(own, training, plan)
+        asked = own if plan.parts else own | new.keys()
+        _check_seen(asked, flow, plan)
+        training = watch(model, training=True)
+        _check_known(asked, training, plan)
         for path in new.keys() & training.unknown.keys():
             del new[path]
             outcome.stayed[path] = training.unknown[path]
         flow.used |= training.used
-        sites = _plan_or_leave(model, plan, flow, training, own, new, outcome)
+        sites = _plan_or_leave(model, plan, flow, training, asked, new,
+                               outcome)
     if plan.ws:
         outcome.standardized = standardize_convs(model, plan, flow,
                                                  own | new.keys())
@@ -109,7 +122,7 @@ def apply_plan(model: nn.Module, plan: NormPlan) -> Outcome:
         if path not in own | new.keys() | outcome.stayed.keys())
     outcome.failures = flow.failures
     if new or sites or plan.ws:
-        flow = flow_of(model)
+        flow = watch(model)
     if plan.norm.batch:
         outcome.unfolded = keep_from_folding(model, flow)
     outcome.sites = sites_of(model, flow)
@@ -161,18 +174,18 @@ def _check_seen(own: set[str], flow: Flow, plan: NormPlan) -> None:
             f'{unseen[0]}: it, or what its output goes to, did not run when '
             f'the detector was tried on a small image{reason}, so nobody '
             f'knows what activation follows {plan.name}; '
-            f'{way_out(unseen[:1])}')
+            + plan.way_out(unseen[:1], 'tlu'))
 
 
 def _check_known(own: set[str], flow: Flow, plan: NormPlan) -> None:
     for path in sorted(own & flow.unknown.keys()):
         raise ConfigError(
             f'{path}: {flow.unknown[path]}, so nobody knows what activation '
-            f'follows {plan.name}; {way_out([path])}')
+            f'follows {plan.name}; ' + plan.way_out([path], 'tlu'))
 
 
-def _replacements(norms: dict, own: set[str], flow: Flow, plan: NormPlan,
-                  outcome: Outcome) -> dict[str, nn.Module]:
+def _replacements(model: nn.Module, norms: dict, own: set[str], flow: Flow,
+                  plan: NormPlan, outcome: Outcome) -> dict[str, nn.Module]:
     """The plan's norm for each over a map that no config names."""
     new = {}
     for path in sorted(norms.keys() - own):
@@ -185,9 +198,9 @@ def _replacements(norms: dict, own: set[str], flow: Flow, plan: NormPlan,
             outcome.stayed[path] = (
                 f'{type(norm).__name__} does more than normalise')
         elif seen is None or path in flow.escaped | flow.apart:
-            outcome.stayed[path] = 'it did not run on a small image' + ''.join(
+            outcome.stayed[path] = 'it did not run' + ''.join(
                 f' ({failure})' for failure in flow.failures[:1])
-        elif path in flow.unknown and plan.tlu:
+        elif path in flow.unknown and plan.tlu and plan.parts:
             outcome.stayed[path] = flow.unknown[path]
         elif _is_flat(seen.shape) and _loses_one_element(plan):
             outcome.stayed[path] = 'its maps are 1x1' + (
@@ -199,7 +212,7 @@ def _replacements(norms: dict, own: set[str], flow: Flow, plan: NormPlan,
                 f'num_groups={groups} does not divide its {channels} '
                 f'channels, {divisor(channels, groups)} does')
         else:
-            new[path] = _like(norm, plan)
+            new[path] = _like(norm, model, plan)
     return new
 
 
@@ -207,24 +220,29 @@ def _loses_one_element(plan: NormPlan) -> bool:
     return plan.norm.one_channel and not plan.norm_cfg.get('learnable_eps')
 
 
-def _like(norm: nn.Module, plan: NormPlan) -> nn.Module:
+def _like(norm: nn.Module, model: nn.Module, plan: NormPlan) -> nn.Module:
     new = build_norm_layer(plan.norm_cfg, channels_of(norm))[1]
-    trains = any(p.requires_grad for p in norm.parameters())
+    old = list(norm.parameters())
+    like = next(chain(old, model.parameters()), None)
+    if like is not None and not like.is_meta:
+        new.to(like.device, like.dtype)
+    trains = not old or any(p.requires_grad for p in old)
     return new.requires_grad_(trains).train(norm.training)
 
 
 def _plan_or_leave(model: nn.Module, plan: NormPlan, flow: Flow,
-                   training: Flow, own: set[str], new: dict,
+                   training: Flow, asked: set[str], new: dict,
                    outcome: Outcome) -> list[Site]:
     """The sites; where a TLU has no place, a norm of mmdet's code stays."""
     while True:
         try:
-            sites = plan_tlus(model, plan, flow, own | new.keys())
-            check_training(model, plan, sites, training, own | new.keys())
+            norms = asked | new.keys()
+            sites = plan_tlus(model, plan, flow, norms)
+            check_training(model, plan, sites, training, norms)
             return sites
         except Unplaceable as error:
             loose = error.norms & new.keys()
-            if not loose or error.norms & own:
+            if not loose or error.norms & asked:
                 raise ConfigError(str(error)) from None
             for path in sorted(loose):
                 del new[path]

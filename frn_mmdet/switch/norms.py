@@ -1,7 +1,8 @@
 """The norms that ``model.norm_cfg`` may name, and what its value means."""
 
 import inspect
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import mmcv.cnn
@@ -86,7 +87,8 @@ class NormPlan:
         name (str): Key of :data:`NORMS`.
         norm_cfg (dict): For mmcv's ``build_norm_layer``.
         tlu (bool): Whether activations that follow a norm become TLU.
-        parts (tuple[str]): Which of :data:`PARTS` it holds for.
+        parts (tuple[str] or None): Which of :data:`PARTS` it holds for.
+            None: for every norm of a network that has no such parts.
         from_bn (float, False or None): How the norm starts from weights
             that were trained with BN, see :attr:`converts`. False: no
             checkpoint of the config is loaded. None: the norm has no way.
@@ -97,7 +99,7 @@ class NormPlan:
     name: str
     norm_cfg: dict
     tlu: bool
-    parts: tuple
+    parts: tuple | None
     from_bn: float | bool | None = None
     ws: bool = False
 
@@ -110,6 +112,27 @@ class NormPlan:
     def norm(self) -> Norm:
         """The row of the table."""
         return NORMS[self.name]
+
+    def of_any_network(self) -> 'NormPlan':
+        """The same, of a network that has no parts."""
+        return replace(self, parts=None)
+
+    def holds_for(self, path: str) -> bool:
+        """Whether the module at a path is in one of the parts."""
+        return self.parts is None or part_of(path) in self.parts
+
+    def way_out(self, paths: Iterable[str], key: str) -> str:
+        """What to do where modules cannot be as asked, for an error.
+
+        Args:
+            paths (Iterable[str]): Of the modules.
+            key (str): What not to ask for instead, such as ``tlu``.
+        """
+        text = f'set model.norm_cfg.{key}=False'
+        if self.parts is None:
+            return text
+        parts = ' and '.join(sorted({repr(part_of(path)) for path in paths}))
+        return f'leave {parts} out of model.norm_cfg.parts, or {text}'
 
     @property
     def converts(self) -> bool:

@@ -3,7 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 
+import torch
 from mmengine.model.efficient_conv_bn_eval import (
     efficient_conv_bn_eval_control,
 )
@@ -50,11 +52,11 @@ def _tlu(model: nn.Module, site: Site) -> TLU:
 
     A frozen stage must not get a parameter that trains.
     """
-    norms = [model.get_submodule(path) for path in site.norms]
-    tlu = TLU(site.acts[0].channels)
-    tlu.requires_grad_(any(
-        p.requires_grad for norm in norms for p in norm.parameters()))
-    return tlu
+    own = [p for path in site.norms
+           for p in model.get_submodule(path).parameters()]
+    like = next(chain(own, model.parameters()), torch.empty(0))
+    tlu = TLU(site.acts[0].channels, device=like.device, dtype=like.dtype)
+    return tlu.requires_grad_(not own or any(p.requires_grad for p in own))
 
 
 def replace_module(model: nn.Module, path: str, new: nn.Module) -> None:

@@ -50,7 +50,7 @@ def flow_of(model: nn.Module, training: bool = False) -> Flow:
     """
 
     def run(model: nn.Module, flow: Flow) -> list[tuple[Any, bool]]:
-        _convolve_plainly(model)
+        convolve_plainly(model)
         _do_without_gpu(model)
         with torch.device(_like(model).device):
             if hasattr(model, 'extract_feat'):
@@ -70,14 +70,14 @@ def _run_detector(model: nn.Module, flow: Flow,
     runs = [(output, True)]
     if training and way is _losses:
         return runs
-    if not training and way is _maps and _unseen(model, flow):
+    if not training and way is _maps and unseen(model, flow):
         output, _ = _try(_predictions, model, image)
         runs.append((output, True))
-    if _is_classifier(model) and _unseen(model, flow):
+    if _is_classifier(model) and unseen(model, flow):
         with in_mode(model, training=True):  # InceptionV3's auxiliary head
             _first_that_runs(model, flow, [_losses])
     names = [name for name, child in model.named_children()
-             if way is None or _unseen(child, flow)]
+             if way is None or unseen(child, flow)]
     if names:  # what runs in training only, or not in this way
         _, _, feats = _first_that_runs(model, flow, [_features], image)
         failures = len(flow.failures)
@@ -131,7 +131,8 @@ def _try(run: Callable, *args) -> tuple[Any, Exception | None]:
     return output, None
 
 
-def _unseen(module: nn.Module, flow: Flow) -> bool:
+def unseen(module: nn.Module, flow: Flow) -> bool:
+    """Whether a norm of a module has not run."""
     return any(is_norm(child) and id(child) not in flow.ran
                for child in module.modules())
 
@@ -270,7 +271,7 @@ def _run_module(module: nn.Module, path: str, flow: Flow, feats: Any = None,
         if not whole and feats is None:
             flow.apart |= flow.norms.keys() - before
     for name, child in module.named_children():
-        if _unseen(child, flow):
+        if unseen(child, flow):
             runs += _run_module(child, f'{path}.{name}'.strip('.'), flow,
                                 whole=whole and not has_forward)
     return runs
@@ -298,7 +299,7 @@ def _guesses(module: nn.Module, feats: Any,
             break
 
 
-def _convolve_plainly(model: nn.Module) -> None:
+def convolve_plainly(model: nn.Module) -> None:
     """Let, in place, zeros that would be standardized stay zeros."""
 
     def convolve(conv, x):

@@ -7,13 +7,12 @@ layer.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
 
 from .flow import Act, Flow
-from .norms import NormPlan, part_of
+from .norms import NormPlan
 from .sites import act_name, is_activation, label, owner_of, site_key
 
 # mmdet's FPNs call F.relu before their extra convolutions if told to.
@@ -117,7 +116,7 @@ def check_training(model: nn.Module, plan: NormPlan, sites: list[Site],
                 f'{label(model, act.module)}: does not act on '
                 f'{min(behind)} ({plan.name}) '
                 'in training as it does in test, so no TLU can be placed; '
-                f'{way_out(behind)}', frozenset(behind))
+                + plan.way_out(behind, 'tlu'), frozenset(behind))
 
 
 def acting_on(norms: set[str], flow: Flow) -> dict[str, list[Act]]:
@@ -146,7 +145,7 @@ def _sites_of_module(model: nn.Module, plan: NormPlan, flow: Flow,
         raise Unplaceable(
             f'{label(model, site.module)}: acts on {min(site.norms)} '
             f'({plan.name}), but '
-            + _why_not(site) + f'; {way_out(site.norms)}',
+            + _why_not(site) + '; ' + plan.way_out(site.norms, 'tlu'),
             site.acts[0].mark.norms)
     return sites
 
@@ -180,27 +179,31 @@ def _check_replaceable(model: nn.Module, plan: NormPlan, norms: set[str],
             raise Unplaceable(
                 f'{_caller(model, act)} ({name}): called as a function, it '
                 f'acts on {norm} ({plan.name}), so no TLU can be placed; '
-                f'{way_out({norm})}', act.mark.norms)
+                + _module_instead(plan) + plan.way_out({norm}, 'tlu'),
+                act.mark.norms)
     elif type(module) is not nn.ReLU:
         raise Unplaceable(
             f'{act.module}: {name} acts on {norm} ({plan.name}), and a TLU '
-            "can only stand for a ReLU; set act_cfg=dict(type='ReLU') for "
-            'this layer, or tlu=False in model.norm_cfg', act.mark.norms)
+            f'can only stand for a ReLU; {_relu_instead(plan)}, or set '
+            'model.norm_cfg.tlu=False', act.mark.norms)
     elif len(ours) < len(acts):
         raise Unplaceable(
             f'{act.module}: acts on {norm} ({plan.name}), but also where '
             'there is no norm of it, so no TLU can stand for it; '
-            f'{way_out({norm})}', act.mark.norms)
+            + plan.way_out({norm}, 'tlu'), act.mark.norms)
+
+
+def _module_instead(plan: NormPlan) -> str:
+    return 'call an nn.ReLU there, or ' if plan.parts is None else ''
+
+
+def _relu_instead(plan: NormPlan) -> str:
+    return ('put nn.ReLU in its place' if plan.parts is None else
+            "set act_cfg=dict(type='ReLU') for this layer")
 
 
 def _caller(model: nn.Module, act: Act) -> str:
     return f'{act.module}.forward' if act.module else label(model, '')
-
-
-def way_out(norms: Iterable[str]) -> str:
-    """What to do about an activation on these norms, for an error."""
-    parts = ' and '.join(sorted({repr(part_of(norm)) for norm in norms}))
-    return f'leave {parts} out of model.norm_cfg.parts, or set tlu=False'
 
 
 def _find_way(model: nn.Module, plan: NormPlan, flow: Flow, site: Site,
@@ -274,5 +277,5 @@ def _check_hosts(model: nn.Module, sites: list[Site],
                     f'{label(model, site.module)}: acts on {min(site.norms)} '
                     f'({plan.name}) and on {min(other.norms)} on the way to '
                     f'{label(model, site.at)}, where only one TLU can be '
-                    f'hung; {way_out(site.norms)}',
+                    'hung; ' + plan.way_out(site.norms, 'tlu'),
                     site.acts[0].mark.norms)

@@ -16,7 +16,7 @@ from torch.nn.utils import (
 from ..errors import ConfigError
 from ..layers import ConvWS
 from .flow import Flow
-from .norms import NormPlan, part_of
+from .norms import NormPlan
 from .place import replace_module
 from .sites import is_standardized
 
@@ -47,9 +47,9 @@ def standardize_convs(model: nn.Module, plan: NormPlan, flow: Flow,
             raise ConfigError(
                 f'{path}: it did not run when the detector was tried on a '
                 'small image, so nobody knows which convolution feeds it; '
-                f'{_way_out(path)}')
+                + plan.way_out([path], 'ws'))
         for conv in flow.norms[path].convs:
-            if part_of(conv) in plan.parts:
+            if plan.holds_for(conv):
                 feeds.setdefault(conv, path)
     new = {conv: _standardized(model.get_submodule(conv), conv, norm, plan)
            for conv, norm in feeds.items()}
@@ -98,14 +98,14 @@ def to_ws(conv: nn.Conv2d) -> ConvWS:
     """
     new = ConvWS(conv.in_channels, conv.out_channels, conv.kernel_size,
                  groups=conv.groups, device='meta')
-    vars(new).update(_attributes(conv))  # mmcv's has an eps of its own
+    vars(new).update(attributes_of(conv))  # mmcv's has an eps of its own
     return new
 
 
 def _plain(conv: ConvWS) -> nn.Conv2d:
     """A plain convolution that gives the same, with the same hooks."""
     new = nn.Conv2d.__new__(nn.Conv2d)
-    vars(new).update(_attributes(conv))
+    vars(new).update(attributes_of(conv))
     del new.eps
     if parametrize.is_parametrized(conv):  # permanent from here on
         del new.parametrizations
@@ -116,7 +116,7 @@ def _plain(conv: ConvWS) -> nn.Conv2d:
     return new
 
 
-def _attributes(module: nn.Module) -> dict[str, Any]:
+def attributes_of(module: nn.Module) -> dict[str, Any]:
     """The attributes of a module, those that are dicts copied."""
     return {key: copy.copy(value) if isinstance(value, dict) else value
             for key, value in vars(module).items()}
@@ -146,9 +146,5 @@ def _standardized(conv: nn.Module, path: str, norm: str,
     except ValueError as error:
         raise ConfigError(
             f'{path}: it feeds the {plan.name} at {norm} and its weights '
-            f'cannot be standardized ({error}); {_way_out(path)}') from None
-
-
-def _way_out(path: str) -> str:
-    return (f'leave {part_of(path)!r} out of model.norm_cfg.parts, or set '
-            'model.norm_cfg.ws=False')
+            f'cannot be standardized ({error}); '
+            + plan.way_out([path], 'ws')) from None
