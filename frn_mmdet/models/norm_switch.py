@@ -15,10 +15,16 @@ from torch import nn
 from ..errors import ConfigError
 from ..layers.arguments import divisor
 from ..switch.apply import apply_plan
-from ..switch.checkpoint import forget_missing, prepare_state_dict, watch
+from ..switch.checkpoint import (
+    check_prefixed,
+    forget_missing,
+    prepare,
+    watch,
+)
 from ..switch.config import bn_eps, set_norms
 from ..switch.family import types_of
-from ..switch.marks import check_marks, marks_of
+from ..switch.incoming import Incoming
+from ..switch.marks import marks_of, read_marks
 from ..switch.mend import mend
 from ..switch.norms import NormPlan, parse_norm_cfg, part_of
 from ..switch.place import check_traced
@@ -169,6 +175,8 @@ class NormSwitch:
         """As mmdet's; a checkpoint that is not there may not be needed."""
         if self._norm_plan is not None:
             self._missing = forget_missing(self)
+            if not self.is_init:
+                check_prefixed(self, self._norm_plan, self._marks)
         if self._missing:
             print_log(f'no such checkpoint: {", ".join(self._missing)}; '
                       'unless another is loaded, training will not start',
@@ -192,9 +200,9 @@ class NormSwitch:
                               local_metadata: dict, *args, **kwargs) -> None:
         # Here, since mmengine does not call load_state_dict().
         if self._norm_plan is not None:
-            check_marks(local_metadata, state_dict, prefix, '', self._marks)
-            prepare_state_dict(self, state_dict, prefix, '', self._norm_plan,
-                               self._bn_eps)
+            prepare(Incoming(self, state_dict, prefix, '', self._norm_plan,
+                             self._bn_eps, read_marks(local_metadata)),
+                    self._marks)
             self._missing = []
         super()._load_from_state_dict(state_dict, prefix, local_metadata,
                                       *args, **kwargs)

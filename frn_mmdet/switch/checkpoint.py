@@ -5,15 +5,23 @@ from functools import partial
 from pathlib import Path
 
 from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from ..errors import ConfigError
 from .from_bn import convert, has_bn
 from .frozen import unfreeze_misfits
-from .marks import Marks, check_marks, mark
-from .mend import pretrained_in
+from .incoming import Incoming
+from .marks import Marks, mark, read_marks
+from .mend import pretrained_in, pretrained_item
+from .norm_places import places_of
 from .norms import NormPlan, is_norm, part_of
-from .same_norm import check_same_norm, check_thresholds
+from .same_norm import (
+    check_said,
+    check_same_norm,
+    check_thresholds,
+    start_relus,
+)
 from .sites import norms_of
 
 
@@ -30,10 +38,10 @@ def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float],
     Args:
         model (nn.Module): A detector, its norms switched.
         plan (NormPlan): What ``model.norm_cfg`` asks for.
-        bn_eps (dict[str, float]): See :func:`~.from_bn.convert`.
+        bn_eps (dict[str, float]): See :class:`~.incoming.Incoming`.
         marks (dict): See :func:`~.marks.marks_of`.
     """
-    mark(model, marks)
+    mark(model, '', marks)
     for path, module in model.named_modules():
         if path and part_of(path) not in plan.parts:
             continue
@@ -43,9 +51,8 @@ def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float],
                 if hasattr(norm, 'add_reference'):
                     norm.add_reference(plan.share)
         is_part = path and (checkpoint is not None or '.' not in path)
-        if is_part:
-            mark(module, marks)
         if is_part or path and not is_norm(module) and any(norms_of(module)):
+            mark(module, path, marks)
             module.register_load_state_dict_pre_hook(partial(
                 _see_to, at=path, plan=plan, bn_eps=bn_eps, marks=marks))
 
@@ -72,53 +79,82 @@ def forget_missing(model: nn.Module) -> list[str]:
     return missing
 
 
+def check_prefixed(model: nn.Module, plan: NormPlan, marks: Marks) -> None:
+    """Look at what ``init_cfg`` loads of a larger checkpoint's ``prefix``.
+
+    mmengine cuts the weights out, and what they say of themselves is lost on
+    the way to the module. So such a file is read here before.
+
+    Args:
+        model (nn.Module): A detector, not initialised yet.
+        plan (NormPlan): What ``model.norm_cfg`` asks for.
+        marks (dict): See :func:`~.marks.marks_of`.
+
+    Raises:
+        ConfigError: See :func:`~.same_norm.check_said`.
+    """
+    for path, module in model.named_modules():
+        item = pretrained_item(getattr(module, 'init_cfg', None)) or {}
+        if item.get('prefix') is None or path and (
+                part_of(path) not in plan.parts):
+            continue
+        checkpoint = CheckpointLoader.load_checkpoint(
+            item['checkpoint'], 'cpu', 'silent')
+        state = checkpoint.get('state_dict', checkpoint)
+        at = item['prefix'].removesuffix('.')
+        metadata = getattr(state, '_metadata', {})
+        said = read_marks(metadata.get(at, {})) or read_marks(
+            metadata.get('', {}))
+        weights = {key.removeprefix(f'{at}.'): value for key, value
+                   in state.items() if key.startswith(f'{at}.')}
+        check_said(Incoming(module, weights, '', path, plan, said=said),
+                   marks)
+
+
 def _see_to(module: nn.Module, state_dict: dict, prefix: str,
             metadata: dict, *args, at: str, plan: NormPlan,
             bn_eps: dict[str, float], marks: Marks) -> None:
-    if prefix and ('.' in at or not has_bn(module, state_dict, prefix, at,
-                                           plan)):
-        return  # the detector has seen to it as a whole, or a part has
-    check_marks(metadata, state_dict, prefix, at, marks)
-    prepare_state_dict(module, state_dict, prefix, at, plan, bn_eps)
+    incoming = Incoming(module, state_dict, prefix, at, plan, bn_eps,
+                        read_marks(metadata))
+    if prefix and ('.' in at or not has_bn(incoming)):
+        # The detector has seen to it as a whole, or a part has.
+        check_said(incoming, marks)
+    else:
+        prepare(incoming, marks)
 
 
-def prepare_state_dict(module: nn.Module, state_dict: dict, prefix: str,
-                       at: str, plan: NormPlan,
-                       bn_eps: dict[str, float]) -> None:
+def prepare(incoming: Incoming, marks: Marks) -> None:
     """Convert, in place, what the plan can start from; refuse what it cannot.
 
     mmengine only warns of keys that do not match, and the model would run
     on with norms that were never trained.
 
     Args:
-        module (nn.Module): A detector, its norms switched, or a part of it.
-        state_dict (dict): What is being loaded into it. A part that is not
-            in it (a backbone alone, say) is not looked at.
-        prefix (str): Of the module's keys in ``state_dict``.
-        at (str): Path of the module in the detector, '' for itself.
-        plan (NormPlan): What ``model.norm_cfg`` asks for.
-        bn_eps (dict[str, float]): See :func:`~.from_bn.convert`.
+        incoming (Incoming): What is being loaded.
+        marks (dict): Of the model, see :func:`~.marks.marks_of`.
 
     Raises:
         ConfigError: If the state dict has another norm, none, part of the
             norms, or a parameter of them that the model has not, or the
-            reverse.
+            reverse, or says that it is of another kind.
     """
-    source = pretrained_in(getattr(module, 'init_cfg', None))
-    if not at and not prefix:
-        _check_something_fits(module, state_dict, 'the checkpoint',
-                              'load_from', 'detector')
-    elif source is not None and at:
-        _check_something_fits(module, state_dict, source, f'{at}.init_cfg',
-                              at)
+    check_said(incoming, marks)
+    source = pretrained_in(getattr(incoming.module, 'init_cfg', None))
+    if not incoming.at and not incoming.prefix:
+        _check_something_fits(incoming, 'the checkpoint', 'load_from',
+                              'detector')
+    elif source is not None and incoming.at:
+        _check_something_fits(incoming, source, f'{incoming.at}.init_cfg',
+                              incoming.at)
+    places = places_of(incoming)
     conversion = None
-    if plan.converts:
-        conversion = convert(module, state_dict, prefix, at, plan, bn_eps)
+    if incoming.plan.converts:
+        conversion = convert(incoming, places)
     if conversion is None:
-        check_same_norm(module, state_dict, prefix, at, plan)
-    check_thresholds(module, state_dict, prefix, plan,
-                     converted=conversion is not None)
-    for sentence in unfreeze_misfits(module, state_dict, prefix, at, plan):
+        check_same_norm(incoming, places)
+        start_relus(incoming)
+    check_thresholds(incoming, converted=conversion is not None)
+    for sentence in unfreeze_misfits(incoming):
         print_log(sentence, 'current', logging.WARNING)
     if conversion is None:
         return
@@ -131,12 +167,12 @@ def prepare_state_dict(module: nn.Module, state_dict: dict, prefix: str,
                   'current', logging.WARNING)
 
 
-def _check_something_fits(module: nn.Module, state_dict: dict, source: str,
-                          key: str, what: str) -> None:
+def _check_something_fits(incoming: Incoming, source: str, key: str,
+                          what: str) -> None:
     """Refuse a checkpoint that is of something else."""
-    layers = [name for name in module.state_dict()
-              if name.endswith('.weight')]
-    if state_dict and not any(name in state_dict for name in layers):
+    state_dict = incoming.state_dict
+    if state_dict and not any(name.endswith('.weight') for name
+                              in incoming.own & state_dict.keys()):
         raise ConfigError(
             f'{key}: nothing in {source} is of this {what}, its first key is '
             f'{next(iter(state_dict))}; does it need a prefix?')

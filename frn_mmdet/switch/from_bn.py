@@ -9,6 +9,8 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..layers.frn import EPS_L
+from .incoming import Incoming
+from .marks import forget_norms
 from .norm_places import BN, Place, places_of
 from .norms import NormPlan, part_of
 
@@ -30,21 +32,14 @@ class Conversion(NamedTuple):
     warning: str
 
 
-def convert(module: nn.Module, state_dict: dict, prefix: str, at: str,
-            plan: NormPlan, bn_eps: dict[str, float]) -> Conversion | None:
+def convert(incoming: Incoming, places: list[Place]) -> Conversion | None:
     """Replace, in place, each BN of a state dict by a norm of the plan.
 
     Norms in whose place it has none are left alone: they start fresh.
 
     Args:
-        module (nn.Module): See :func:`~.norm_places.places_of`, also for
-            the next three.
-        state_dict (dict): What is being loaded.
-        prefix (str): Of its keys.
-        at (str): Path of the module in the detector.
-        plan (NormPlan): What ``model.norm_cfg`` asks for.
-        bn_eps (dict[str, float]): eps of the BNs that the config had, by
-            path in the config; see :func:`~frn_mmdet.switch.config.bn_eps`.
+        incoming (Incoming): What is being loaded.
+        places (list[Place]): Of the norms in it.
 
     Returns:
         Conversion or None: None where the state dict was not trained with
@@ -55,62 +50,53 @@ def convert(module: nn.Module, state_dict: dict, prefix: str, at: str,
             if they are in part of the places only, or if another norm is
             there. The state dict is then as it was.
     """
-    places = places_of(module, state_dict, prefix, at, plan)
+    state_dict, plan = incoming.state_dict, incoming.plan
     found = [place for place in places if place.bn]
-    if not _is_of_bn(places, found, state_dict, prefix, plan):
+    if not _is_of_bn(incoming, places, found):
         return None
     fresh = [place for place in places if not place.bn and not place.there]
     for place in found:
         _check_state(place, state_dict, plan)
     _check_all_there(places, found, fresh, plan)
-    own = {f'{prefix}{key}' for key in module.state_dict()}
-    _check_not_elsewhere(found, fresh, state_dict, prefix, at, own, plan)
-    _check_all_used(found, state_dict, prefix, at, own, plan)
+    _check_not_elsewhere(incoming, found, fresh)
+    _check_all_used(incoming, found)
     device = state_dict[f'{found[0].bn}running_mean'].device if found else None
     of_no_map = [place for place in found
                  if _is_of_no_map(place.bn, state_dict)]
     for place in found:
         _replace(state_dict, place.bn, place.own, place.norm, plan.share,
-                 _eps_of(place, bn_eps), place.fits)
+                 _eps_of(incoming, place), place.fits)
     for place in fresh:
         if getattr(place.norm, 'ref_mean', None) is not None:
             state_dict.update({
                 f'{place.own}{key}': value for key, value
                 in place.norm.fresh_statistics(device).items()})
-    _start_thresholds(module, state_dict, prefix, device)
+    _start_thresholds(incoming, device)
     return Conversion(*_say(found, of_no_map, fresh, plan))
 
 
-def has_bn(module: nn.Module, state_dict: dict, prefix: str, at: str,
-           plan: NormPlan) -> bool:
-    """Whether there is anything for :func:`convert`, in a part of a detector.
-
-    Args:
-        module (nn.Module): See :func:`convert`, also for the others.
-        state_dict (dict): What is being loaded.
-        prefix (str): Of its keys.
-        at (str): Path of the module in the detector.
-        plan (NormPlan): What ``model.norm_cfg`` asks for.
-    """
-    return plan.converts and _are_bns(
-        [place for place in places_of(module, state_dict, prefix, at, plan)
-         if place.bn], plan)
+def has_bn(incoming: Incoming) -> bool:
+    """Whether there is anything for :func:`convert` to do."""
+    return incoming.plan.converts and _are_bns(
+        incoming, [place for place in places_of(incoming) if place.bn])
 
 
-def _are_bns(found: list[Place], plan: NormPlan) -> bool:
-    # A BRN has BN's keys, so the names have to tell that these are BN's.
-    return any(not plan.norm.batch or place.bn != place.own
+def _are_bns(incoming: Incoming, found: list[Place]) -> bool:
+    # A BRN has BN's keys, so the names have to tell that these are BN's,
+    # where the weights do not say it themselves.
+    return any(not incoming.plan.norm.batch or place.bn != place.own
+               or incoming.is_of(part_of(place.path), 'BN')
                for place in found)
 
 
-def _is_of_bn(places: list[Place], found: list[Place], state_dict: dict,
-              prefix: str, plan: NormPlan) -> bool:
+def _is_of_bn(incoming: Incoming, places: list[Place],
+              found: list[Place]) -> bool:
     """Whether weights were trained with BN, rather than with the plan's."""
-    if found or plan.norm.batch:
-        return _are_bns(found, plan)
+    if found or incoming.plan.norm.batch:
+        return _are_bns(incoming, found)
     return not any(place.there or place.other for place in places) and any(
-        key.startswith(prefix) and key.endswith('.running_mean')
-        for key in state_dict)
+        key.startswith(incoming.prefix) and key.endswith('.running_mean')
+        for key in incoming.state_dict)
 
 
 def _is_of_no_map(bn: str, state_dict: dict) -> bool:
@@ -198,6 +184,7 @@ def convert_by_name(state_dict: dict, plan: NormPlan, eps: float,
     """
     of_no_map = [path for path in names
                  if _is_of_no_map(f'{path}.', state_dict)]
+    forget_norms(state_dict)
     for old, new in names.items():
         channels = len(state_dict[f'{old}.running_mean'])
         _replace(state_dict, f'{old}.', f'{new}.',
@@ -227,22 +214,26 @@ def _replace(state_dict: dict, old: str, new: str, norm: nn.Module,
     state_dict.update({f'{new}{key}': value for key, value in state.items()})
 
 
-def _start_thresholds(module: nn.Module, state_dict: dict, prefix: str,
+def _start_thresholds(incoming: Incoming,
                       device: torch.device | None) -> None:
     """Start every TLU as the ReLU that a BN network has."""
     starts = dict(tau=0., eps_l=EPS_L)
-    for key, value in module.state_dict().items():
+    for key, value in incoming.module.state_dict().items():
         start = starts.get(key.rpartition('.')[2])
-        if start is not None and f'{prefix}{key}' not in state_dict:
-            state_dict[f'{prefix}{key}'] = torch.full(
+        key = f'{incoming.prefix}{key}'
+        if start is not None and key not in incoming.state_dict:
+            incoming.state_dict[key] = torch.full(
                 value.shape, start, dtype=value.dtype, device=device)
 
 
-def _eps_of(place: Place, bn_eps: dict[str, float]) -> float:
-    """Of the innermost config that the place lies in."""
-    inside = [path for path in bn_eps
+def _eps_of(incoming: Incoming, place: Place) -> float:
+    """As the weights say, else of the innermost config the place lies in."""
+    part = part_of(place.path)
+    if incoming.is_of(part, 'BN'):
+        return incoming.said[part].get('eps', BN_EPS)
+    inside = [path for path in incoming.bn_eps
               if f'{place.path}.'.startswith(f'{path}.')]
-    return bn_eps[max(inside, key=len)] if inside else BN_EPS
+    return incoming.bn_eps[max(inside, key=len)] if inside else BN_EPS
 
 
 def _check_state(place: Place, state_dict: dict, plan: NormPlan) -> None:
@@ -286,47 +277,46 @@ def _check_all_there(places: list[Place], found: list[Place],
                 f'first; {WAY_OUT}')
 
 
-def _check_not_elsewhere(found: list[Place], fresh: list[Place],
-                         state_dict: dict, prefix: str, at: str,
-                         own: set[str], plan: NormPlan) -> None:
+def _check_not_elsewhere(incoming: Incoming, found: list[Place],
+                         fresh: list[Place]) -> None:
     """Refuse norms in other places, such as one for each pyramid level."""
     parts = {place.part for place in fresh} - {place.part for place in found}
     for part in sorted(parts):
-        stem = prefix if at else f'{prefix}{part}.'
-        norm = next((key for key in state_dict if key.startswith(stem)
-                     and key.endswith('.running_mean') and key not in own),
-                    None)
+        stem = incoming.prefix + ('' if incoming.at else f'{part}.')
+        norm = next((key for key in incoming.state_dict
+                     if key.startswith(stem) and key.endswith('.running_mean')
+                     and key not in incoming.own), None)
         if norm is not None:
             raise ConfigError(
                 f'the checkpoint has a BN at {norm.rpartition(".")[0]}, '
-                f'where the model has no {plan.name}, and none where it has; '
-                f'leave {part_of(part)!r} out of model.norm_cfg.parts')
+                f'where the model has no {incoming.plan.name}, and none '
+                f'where it has; leave {part_of(part)!r} out of '
+                'model.norm_cfg.parts')
 
 
-def _check_all_used(found: list[Place], state_dict: dict, prefix: str,
-                    at: str, own: set[str], plan: NormPlan) -> None:
+def _check_all_used(incoming: Incoming, found: list[Place]) -> None:
     """Refuse a backbone of which the model has a part, such as fewer blocks.
 
     BNs beside the backbone's children (a classifier's head) are nobody's.
     """
     used = {place.bn for place in found}
-    children = {_child(place.bn, prefix, at) for place in found
+    children = {_child(incoming, place.bn) for place in found
                 if place.part == 'backbone'} - {None}
-    for key in state_dict:
+    for key in incoming.state_dict:
         stem, _, name = key.rpartition('.')
         if (name == 'running_mean' and f'{stem}.' not in used
-                and key not in own and _child(key, prefix, at) in children):
+                and key not in incoming.own
+                and _child(incoming, key) in children):
             raise ConfigError(
                 f'the checkpoint fits in part only: it has a BN at {stem}, '
-                f'where the model has no {plan.name}; {WAY_OUT}')
+                f'where the model has no {incoming.plan.name}; {WAY_OUT}')
 
 
-def _child(key: str, prefix: str, at: str) -> str | None:
+def _child(incoming: Incoming, key: str) -> str | None:
     """The backbone's child that a key belongs to; None if it is elsewhere."""
-    if not key.startswith(prefix):
+    if not key.startswith(incoming.prefix):
         return None
-    path = f'{at}.{key[len(prefix):]}' if at else key[len(prefix):]
-    names = path.split('.')
+    names = incoming.where(key[len(incoming.prefix):]).split('.')
     return names[1] if names[0] == 'backbone' else None
 
 

@@ -10,25 +10,18 @@ from torch import nn
 
 from ..errors import ConfigError
 from .config import default_of
+from .incoming import Incoming
 from .norm_places import misfits_of
 from .norms import NormPlan, is_norm, part_of
 
 
-def unfreeze_misfits(module: nn.Module, state_dict: dict, prefix: str,
-                     at: str, plan: NormPlan) -> list[str]:
+def unfreeze_misfits(incoming: Incoming) -> list[str]:
     """Set, in place, ``frozen_stages`` to none where such a one is frozen.
 
     Of the whole part: what comes behind the convolution was trained on
     another's maps, and mmdet's backbones freeze from the first stage on. A
     part of which nothing trains is left alone: it is a teacher, or an average
     of another (EMA).
-
-    Args:
-        module (nn.Module): A detector, or a part of it.
-        state_dict (dict): What is being loaded into it.
-        prefix (str): Of the module's keys in ``state_dict``.
-        at (str): Path of the module in the detector, '' for itself.
-        plan (NormPlan): What ``model.norm_cfg`` asks for.
 
     Returns:
         list[str]: One sentence for each part.
@@ -37,11 +30,11 @@ def unfreeze_misfits(module: nn.Module, state_dict: dict, prefix: str,
         ConfigError: If there are several processes: they share the gradients
             of what trained when the model was distributed.
     """
-    said = []
-    misfits = {path: conv for path, conv in misfits_of(
-        module, state_dict, prefix).items() if not conv.weight.requires_grad}
-    for path, part in module.named_modules():
-        where = '.'.join(filter(None, (at, path)))
+    said, plan = [], incoming.plan
+    misfits = {path: conv for path, conv in misfits_of(incoming).items()
+               if not conv.weight.requires_grad}
+    for path, part in incoming.module.named_modules():
+        where = incoming.where(path)
         stem = f'{path}.' if path else ''
         first = next((path for path in misfits if path.startswith(stem)), None)
         none = default_of(type(part), 'frozen_stages', -1)
@@ -50,11 +43,11 @@ def unfreeze_misfits(module: nn.Module, state_dict: dict, prefix: str,
                     value.requires_grad for value in part.parameters())):
             continue
         there, own = (tuple(value.shape) for value in (
-            state_dict[f'{prefix}{first}.weight'], misfits[first].weight))
-        text = (f'{".".join(filter(None, (at, first)))} has weights of shape '
-                f'{own} and the checkpoint has {there}, so it is not loaded, '
-                f'and {where}.frozen_stages={part.frozen_stages} would keep '
-                'it as it is')
+            incoming.state_dict[f'{incoming.prefix}{first}.weight'],
+            misfits[first].weight))
+        text = (f'{incoming.where(first)} has weights of shape {own} and the '
+                f'checkpoint has {there}, so it is not loaded, and {where}.'
+                f'frozen_stages={part.frozen_stages} would keep it as it is')
         if get_world_size() > 1:
             raise ConfigError(f'{text}; set {where}.frozen_stages={none}')
         if plan.norm.batch and getattr(part, 'norm_eval', False):

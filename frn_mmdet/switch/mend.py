@@ -142,10 +142,16 @@ def pretrained(part: dict) -> str | None:
 
 def pretrained_in(init_cfg: Any) -> str | None:
     """Path of the checkpoint that an ``init_cfg`` loads, if any."""
+    item = pretrained_item(init_cfg)
+    return None if item is None else item['checkpoint']
+
+
+def pretrained_item(init_cfg: Any) -> dict | None:
+    """What of an ``init_cfg`` loads a checkpoint, if anything."""
     for item in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
         if isinstance(item, dict) and item.get('type') in (
                 'Pretrained', PretrainedInit):
-            return item['checkpoint']
+            return item
     return None
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from mmcv.cnn.bricks.norm import infer_abbr
 from torch import Tensor, nn
 
-from .norms import NORMS, NormPlan
+from .incoming import Incoming
+from .norms import NORMS, NormPlan, part_of
 from .sites import channels_of, norms_of
 
 BN = infer_abbr(nn.BatchNorm2d)
@@ -54,22 +55,15 @@ class Place:
         return self.path.partition('.')[0]
 
 
-def places_of(module: nn.Module, state_dict: dict, prefix: str, at: str,
-              plan: NormPlan) -> list[Place]:
-    """Find the places of a module's norms in a state dict.
-
-    Args:
-        module (nn.Module): A switched detector, or something in one.
-        state_dict (dict): What is being loaded into the module.
-        prefix (str): Of the module's keys in ``state_dict``.
-        at (str): Path of the module in the detector, '' for itself.
-        plan (NormPlan): What ``model.norm_cfg`` asks for.
-    """
+def places_of(incoming: Incoming) -> list[Place]:
+    """Find the places of a module's norms in a state dict."""
+    module, state_dict = incoming.module, incoming.state_dict
+    prefix, plan = incoming.prefix, incoming.plan
     places = []
     norms = {path: norm for path, norm in norms_of(module)
              if type(norm) is plan.norm.layer}
     own_statistics = _have_own_statistics(norms, state_dict, prefix, plan)
-    misfits = misfits_of(module, state_dict, prefix)
+    misfits = misfits_of(incoming)
     for path, norm in norms.items():
         if norm.weight is None:
             continue
@@ -77,7 +71,9 @@ def places_of(module: nn.Module, state_dict: dict, prefix: str, at: str,
         parent, dot, name = own.rpartition('.')
         beside = f'{parent}{dot}'
         postfix = name.removeprefix(infer_abbr(plan.norm.layer))
-        names = [f'{BN}{postfix}'] + ([] if own_statistics else [name])
+        of_bn = incoming.is_of(part_of(incoming.where(path)), 'BN')
+        names = [f'{BN}{postfix}'] + (
+            [name] if of_bn or not own_statistics else [])
         bn = next((f'{beside}{other}.' for other in names
                    if f'{beside}{other}.running_mean' in state_dict), None)
         convs = convs_of(module.get_submodule(path.rpartition('.')[0]), beside)
@@ -85,7 +81,7 @@ def places_of(module: nn.Module, state_dict: dict, prefix: str, at: str,
             state_dict[f'{conv}.weight']) for conv in convs)
         places.append(Place(
             norm=norm,
-            path=f'{at}.{path}' if at else path,
+            path=incoming.where(path),
             own=f'{own}.',
             there=any(is_vector(state_dict.get(f'{own}.{name}'))
                       for name in ('weight', 'running_mean')),
@@ -117,20 +113,13 @@ def _have_own_statistics(norms: dict[str, nn.Module], state_dict: dict,
         for path, norm in norms.items())
 
 
-def misfits_of(module: nn.Module, state_dict: dict,
-               prefix: str) -> dict[str, nn.Module]:
-    """The convolutions that a state dict has in another shape, by path.
-
-    Args:
-        module (nn.Module): See :func:`places_of`, also for the next two.
-        state_dict (dict): What is being loaded into the module.
-        prefix (str): Of the module's keys in ``state_dict``.
-    """
+def misfits_of(incoming: Incoming) -> dict[str, nn.Module]:
+    """The convolutions that a state dict has in another shape, by path."""
     return {
-        path: conv for path, conv in module.named_modules()
+        path: conv for path, conv in incoming.module.named_modules()
         if isinstance(conv, nn.modules.conv._ConvNd)
-        and isinstance(there := state_dict.get(f'{prefix}{path}.weight'),
-                       Tensor)
+        and isinstance(there := incoming.state_dict.get(
+            f'{incoming.prefix}{path}.weight'), Tensor)
         and there.dim() == conv.weight.dim()
         and there.shape != conv.weight.shape}
 

@@ -9,11 +9,14 @@ convolution more.
 import inspect
 import re
 
+import torch
 from mmcv.cnn.bricks.norm import infer_abbr
 from torch import nn
 
 from ..errors import ConfigError
-from .norm_places import Place, convs_of, is_vector, places_of
+from .incoming import Incoming
+from .marks import Marks, is_same_norm
+from .norm_places import Place, convs_of, is_vector
 from .norms import NormPlan, is_norm, part_of
 from .sites import norms_of
 
@@ -25,41 +28,98 @@ ARGUMENTS = dict(
     bias='bias',  # where there is a gamma
     running_mean='track_running_stats',
     running_var='track_running_stats')
+# What weights say and may differ in: what their keys and buffers tell better
+# (a missing threshold is a ReLU's), and how a norm is trained.
+MAY_DIFFER = {'type', 'ws', 'tlu', 'from_bn', 'momentum', 'r_max', 'd_max',
+              'warmup_steps', 'r_steps', 'd_steps'}
 # Where place.py hangs a TLU on a module: ``tlu``, or ``tlu.0`` and so on.
 HUNG = re.compile(r'(^|\.)tlu(\.\d+)?$')
 
 
-def check_same_norm(module: nn.Module, state_dict: dict, prefix: str,
-                    at: str, plan: NormPlan) -> None:
-    """Compare a state dict that is not converted with the model's norms.
+def check_said(incoming: Incoming, marks: Marks) -> None:
+    """Compare what weights say of themselves with what the model is.
 
     Args:
-        module (nn.Module): A detector, its norms switched, or a part of it.
-        state_dict (dict): What is being loaded into it.
-        prefix (str): Of the module's keys in ``state_dict``.
-        at (str): Path of the module in the detector, '' for itself.
-        plan (NormPlan): What ``model.norm_cfg`` asks for.
+        incoming (Incoming): What is being loaded.
+        marks (dict): Of the model, see :func:`~.marks.marks_of`.
+
+    Raises:
+        ConfigError: If, in a part that both have, one has standardized
+            weights, another norm that is not converted, or another argument
+            of it that changes what it computes.
+    """
+    plan = incoming.plan
+    for part, own in marks.items():
+        there = incoming.said.get(part, {})
+        if there.get('ws', own['ws']) != own['ws'] and any(
+                incoming.part(key) == part
+                for key in incoming.own & incoming.state_dict.keys()):
+            raise ConfigError(_ws_differs(part, there['ws']))
+        differs = [name for name in own if name not in MAY_DIFFER
+                   and there.get(name, own[name]) != own[name]]
+        is_other = 'type' in own and incoming.is_of(part, plan.name) is False
+        if not (differs or is_other) or not _has_norms(incoming, part):
+            continue
+        if not is_other:
+            name = differs[0]
+            raise ConfigError(
+                f'the {part} of the checkpoint was trained with {name}='
+                f'{there[name]} and the model has {own[name]}; set '
+                f'model.norm_cfg.{name}={there[name]}, or give a checkpoint '
+                f'trained with {name}={own[name]}')
+        is_bn = is_same_norm(there['type'], 'BN')
+        if not (is_bn and plan.converts):
+            raise ConfigError(
+                f'the {part} of the checkpoint has {there["type"]} and that '
+                f'of the model has {plan.name}; {_way_out(is_bn, plan)}')
+
+
+def _ws_differs(part: str, there: bool) -> str:
+    trained, has = ('with', 'none') if there else ('without', 'it')
+    return (f'the {part} of the checkpoint was trained {trained} weight '
+            f'standardization and the model has {has}; set '
+            f'model.norm_cfg.ws={there}, or give a checkpoint trained with '
+            f'ws={not there}')
+
+
+def _has_norms(incoming: Incoming, part: str) -> bool:
+    """Whether a part's norms, or what stands beside them, would be loaded."""
+    for path, norm in norms_of(incoming.module):
+        if type(norm) is not incoming.plan.norm.layer or (
+                part_of(incoming.where(path)) != part):
+            continue
+        own = f'{incoming.prefix}{path}'
+        parent, dot, _ = own.rpartition('.')
+        owner = incoming.module.get_submodule(path.rpartition('.')[0])
+        keys = [f'{own}.{name}' for name in norm.state_dict()] + [
+            f'{conv}.weight' for conv in convs_of(owner, f'{parent}{dot}')]
+        if any(key in incoming.state_dict for key in keys):
+            return True
+    return False
+
+
+def check_same_norm(incoming: Incoming, places: list[Place]) -> None:
+    """Compare the keys of what is not converted with the model's norms.
+
+    Args:
+        incoming (Incoming): What is being loaded.
+        places (list[Place]): Of the norms in it.
 
     Raises:
         ConfigError: If, in a layer that both have, one has another norm or
             none, or a parameter of it that the other lacks.
     """
-    places = places_of(module, state_dict, prefix, at, plan)
-    _check_norms(places, state_dict, plan)
-    _check_not_elsewhere(places, module, state_dict, prefix, plan)
-    _check_parameters(module, state_dict, prefix, at, plan)
-    _check_lost_norms(module, state_dict, prefix, at, plan)
+    _check_norms(incoming, places)
+    _check_not_elsewhere(incoming, places)
+    _check_parameters(incoming)
+    _check_lost_norms(incoming)
 
 
-def check_thresholds(module: nn.Module, state_dict: dict, prefix: str,
-                     plan: NormPlan, converted: bool) -> None:
+def check_thresholds(incoming: Incoming, converted: bool) -> None:
     """Refuse thresholds of a TLU for which the model has no place.
 
     Args:
-        module (nn.Module): See :func:`check_same_norm`, also for the others.
-        state_dict (dict): What is being loaded into it.
-        prefix (str): Of the module's keys in ``state_dict``.
-        plan (NormPlan): What ``model.norm_cfg`` asks for.
+        incoming (Incoming): What is being loaded.
         converted (bool): Whether the state dict was trained with BN.
 
     Raises:
@@ -68,33 +128,51 @@ def check_thresholds(module: nn.Module, state_dict: dict, prefix: str,
             wherever an activation is, the latter is an activation that the
             model has not, and is let go.
     """
-    modules = dict(module.named_modules())
-    let_go = plan.tlu and not converted
-    own = {f'{prefix}{key}' for key in module.state_dict()}
-    for key in state_dict:
-        if not key.endswith('.tau') or not key.startswith(prefix) or (
-                key in own):
+    modules = dict(incoming.module.named_modules())
+    let_go = incoming.plan.tlu and not converted
+    for key in incoming.state_dict:
+        if not key.endswith('.tau') or key in incoming.own or (
+                not key.startswith(incoming.prefix)):
             continue
-        path = key[len(prefix):].removesuffix('.tau')
+        path = key[len(incoming.prefix):].removesuffix('.tau')
         if path in modules or not let_go and HUNG.sub('', path) in modules:
             raise ConfigError(
                 f'the checkpoint has a TLU threshold {key} but the model has '
                 'none there; ' + (
                     'set model.norm_cfg to the norm it was trained with, or '
                     'give a checkpoint of the same architecture'
-                    if plan.tlu else 'set model.norm_cfg.tlu=True, or give '
-                    'a checkpoint trained with tlu=False'))
+                    if incoming.plan.tlu else 'set model.norm_cfg.tlu=True, '
+                    'or give a checkpoint trained with tlu=False'))
 
 
-def _check_norms(places: list[Place], state_dict: dict,
-                 plan: NormPlan) -> None:
+def start_relus(incoming: Incoming) -> None:
+    """Give, in place, TLUs a threshold of 0 where the weights had ReLUs.
+
+    Those of the model may be of weights that were loaded before.
+    """
+    own = incoming.module.state_dict()
+    for key in incoming.own - incoming.state_dict.keys():
+        path = key.removesuffix('.tau')
+        if path == key or incoming.said.get(
+                incoming.part(key), {}).get('tlu', True):
+            continue
+        layer = HUNG.sub('', path)
+        if any(other.startswith(f'{layer}.') for other
+               in incoming.state_dict):
+            incoming.state_dict[key] = torch.zeros_like(
+                own[key[len(incoming.prefix):]], device='cpu')
+
+
+def _check_norms(incoming: Incoming, places: list[Place]) -> None:
+    plan = incoming.plan
     for place in places:
         bn_there = place.bn is not None and not plan.norm.batch
         if place.there and not bn_there:
             continue
         beside = place.own[:-1].rpartition('.')[0]
         if not place.beside or beside and not any(
-                key.startswith(f'{beside}.') for key in state_dict):
+                key.startswith(f'{beside}.')
+                for key in incoming.state_dict):
             continue
         if not beside and not (place.expected or place.other):
             continue
@@ -105,23 +183,22 @@ def _check_norms(places: list[Place], state_dict: dict,
             f'{found}; {_way_out(bn_there, plan)}')
 
 
-def _check_not_elsewhere(places: list[Place], module: nn.Module,
-                         state_dict: dict, prefix: str,
-                         plan: NormPlan) -> None:
+def _check_not_elsewhere(incoming: Incoming, places: list[Place]) -> None:
     """Refuse a list of layers that has the norms, but none where they are.
 
     One for each pyramid level, say, where the model's levels share theirs.
     """
+    prefix, plan = incoming.prefix, incoming.plan
     missing, fit = {}, set()
     for place in places:
         path = place.own[len(prefix):-1].rpartition('.')[0].rpartition('.')[0]
-        if isinstance(module.get_submodule(path), nn.ModuleList):
+        if isinstance(incoming.module.get_submodule(path), nn.ModuleList):
             if place.there:
                 fit.add(path)
             missing.setdefault(path, place.path)
     norm = re.compile(rf'\.{infer_abbr(plan.norm.layer)}\d*\.weight$')
     for path in sorted(missing.keys() - fit):
-        other = next((key for key in state_dict if norm.search(key)
+        other = next((key for key in incoming.state_dict if norm.search(key)
                       and key.startswith(f'{prefix}{path}.')), None)
         if other is not None:
             raise ConfigError(
@@ -139,14 +216,14 @@ def _way_out(bn_there: bool, plan: NormPlan) -> str:
     return text
 
 
-def _check_parameters(module: nn.Module, state_dict: dict, prefix: str,
-                      at: str, plan: NormPlan) -> None:
-    for path, norm in norms_of(module):
+def _check_parameters(incoming: Incoming) -> None:
+    plan = incoming.plan
+    for path, norm in norms_of(incoming.module):
         if type(norm) is not plan.norm.layer:
             continue
-        stem = f'{prefix}{path}.'
+        stem = f'{incoming.prefix}{path}.'
         there = {name for name in ARGUMENTS
-                 if is_vector(state_dict.get(f'{stem}{name}'))}
+                 if is_vector(incoming.state_dict.get(f'{stem}{name}'))}
         own = ARGUMENTS.keys() & norm.state_dict().keys()
         if not there or there == own:
             continue
@@ -156,7 +233,7 @@ def _check_parameters(module: nn.Module, state_dict: dict, prefix: str,
             mine, other = other, mine
         raise ConfigError(
             f'{mine} has {name} in the {plan.name} at '
-            f'{f"{at}.{path}" if at else path} but {other} has none; '
+            f'{incoming.where(path)} but {other} has none; '
             + _argument(plan, ARGUMENTS[name], name in there))
 
 
@@ -167,19 +244,17 @@ def _argument(plan: NormPlan, name: str, value: bool) -> str:
             f'trained with {name}={not value}')
 
 
-def _check_lost_norms(module: nn.Module, state_dict: dict, prefix: str,
-                      at: str, plan: NormPlan) -> None:
+def _check_lost_norms(incoming: Incoming) -> None:
     """Refuse weights of a layer that had a norm and would have none."""
-    own = {f'{prefix}{key}' for key in module.state_dict()}
+    plan = incoming.plan
     abbr = infer_abbr(plan.norm.layer)
-    for key in state_dict:
+    for key in incoming.state_dict:
         stem, _, name = key.removesuffix('.weight').rpartition('.')
-        if key in own or not re.fullmatch(rf'{abbr}\d*', name) or (
-                not f'{stem}.'.startswith(prefix)):
+        if key in incoming.own or not re.fullmatch(rf'{abbr}\d*', name) or (
+                not f'{stem}.'.startswith(incoming.prefix)):
             continue
-        path = stem[len(prefix):]
-        if _is_conv_without_norm(module, path, state_dict, stem):
-            where = f'{at}.{path}' if at else path
+        if _is_conv_without_norm(incoming, stem):
+            where = incoming.where(stem[len(incoming.prefix):])
             raise ConfigError(
                 f'the checkpoint has {plan.name} at {where} but the model '
                 'has no norm there; ' + (
@@ -188,13 +263,12 @@ def _check_lost_norms(module: nn.Module, state_dict: dict, prefix: str,
                     f'add {part_of(where)!r} to model.norm_cfg.parts'))
 
 
-def _is_conv_without_norm(module: nn.Module, path: str, state_dict: dict,
-                          stem: str) -> bool:
+def _is_conv_without_norm(incoming: Incoming, stem: str) -> bool:
     """Whether a module has convolutions, some of them in the state dict."""
     try:
-        owner = module.get_submodule(path)
+        owner = incoming.module.get_submodule(stem[len(incoming.prefix):])
     except AttributeError:
         return False
     convs = convs_of(owner, f'{stem}.')
-    return any(f'{conv}.weight' in state_dict for conv in convs) and (
+    return any(f'{conv}.weight' in incoming.state_dict for conv in convs) and (
         not any(is_norm(child) for child in owner.children()))
