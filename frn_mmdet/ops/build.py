@@ -21,6 +21,7 @@ import torch
 from filelock import FileLock
 from mmengine.logging import print_log
 
+from ..torch_private import has_kernel
 from .library import FRN
 
 HEADERS = sorted(Path(__file__).parent.glob('*.h'))
@@ -56,7 +57,7 @@ def load(name: str, key: str) -> None:
         torch.ops.load_library(path)
     except OSError as error:  # else it would be compiled every time
         raise OSError(f'{path} cannot be loaded ({error}); {again}') from error
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(FRN, key):
+    if not has_kernel(FRN, key):
         raise OSError(f'{path} does not hold the kernel; {again}')
 
 

@@ -20,6 +20,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
+from ..torch_private import current_raw_stream
 from . import build, library
 
 try:
@@ -127,7 +128,7 @@ def launch(kernel, grid: tuple, *arguments, **constants) -> None:
         x, y = (*grid, 1)[:2]
         try:
             compiled.run(
-                x, y, 1, torch._C._cuda_getCurrentRawStream(key[1]),
+                x, y, 1, current_raw_stream(key[1]),
                 compiled.function, compiled.packed_metadata, None, None, None,
                 *arguments, *[constants[parameter.name]
                               for parameter in kernel.params

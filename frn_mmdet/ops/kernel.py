@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from ..torch_private import forward_mode_is_active, functorch_is_active
 from . import cpu
 from .definition import exported
 
@@ -99,11 +99,9 @@ def by_definition() -> bool:
     Because it leaves PyTorch, for those who know no others (export, tracing),
     or because PyTorch transforms it: ``torch.func`` and forward-mode AD do to
     the equations, to any order, what they would have to be taught to do to a
-    kernel. For these two there is no public question; the first is that of
-    PyTorch's own ``autograd.Function``.
+    kernel.
     """
-    return (exported() or torch._C._are_functorch_transforms_active()
-            or forward_ad._current_level >= 0)
+    return exported() or functorch_is_active() or forward_mode_is_active()
 
 
 @torch.compiler.assume_constant_result

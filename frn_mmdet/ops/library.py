@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ..torch_private import below_autograd
 from .check import check_frn, check_tlu
 from .definition import compute_dtype, frn_definition, standardize_definition
 
@@ -188,7 +189,7 @@ class Tlu(Function):
 
 def _below(operator, *inputs):
     """Call an operator below autograd."""
-    with torch._C._AutoDispatchBelowAutograd():
+    with below_autograd():
         return operator(*inputs)
 
 

@@ -28,13 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import (
-    TorchDispatchMode,
-    _disable_current_modes,
-)
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..layers import TLU
+from ..torch_private import Dropout, TorchDispatchMode, without_modes
 from .light_copy import NoProducts, Zeros, light_copy
 from .norms import is_norm
 from .operations import (
@@ -469,7 +466,7 @@ class _Watcher(TorchDispatchMode):
         act = self._act_of(output)
         if act is None or output is not call.first or act.time != call.time:
             return output
-        with _disable_current_modes():
+        with without_modes():
             renamed = output.clone()
         self.marks[renamed] = self.marks[output]
         self.marks[output] = self.marks[output]._replace(old=True)
@@ -586,7 +583,7 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     for module, _ in modes:
         module.training = training and not isinstance(
-            module, nn.modules.dropout._DropoutNd)
+            module, Dropout)
     try:
         yield
     finally:

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..torch_private import TorchDispatchMode
 
 CONVOLUTION = torch.ops.aten.convolution.default
 ADDMM = torch.ops.aten.addmm.default

@@ -191,7 +191,9 @@ def test_an_exported_model_takes_few_passes_over_a_map():
         program = torch.export.export(layer, (x, )).run_decompositions()
     passes = [node.target for node in program.graph.nodes
               if node.op == 'call_function'
-              and getattr(node.meta.get('val'), 'shape', None) == x.shape]
+              and getattr(node.meta.get('val'), 'shape', None) == x.shape
+              # of torch 2.7, from float32 to float32
+              and node.target is not torch.ops.aten._to_copy.default]
     assert passes == [
         torch.ops.aten.mul.Tensor, torch.ops.aten.mul.Tensor,
         torch.ops.aten.add.Tensor, torch.ops.aten.maximum.default]
