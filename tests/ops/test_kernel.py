@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from frn_mmdet import FRN, kernel_for, use_kernel
+from frn_mmdet.ops import build
 
 ASK = """
 import torch
@@ -166,17 +167,25 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 def test_two_processes_compile_once(tmp_path):
     """As the ranks of one launch do; a lock that a killed one left is free."""
+    built = {name: build.library(name) for name in ('cpu', 'host')}
+    compiler = tmp_path / 'c++'  # what a real one makes, in a second
+    compiler.write_text(f"""#!/bin/sh
+for out; do :; done
+sleep 1
+case "$*" in *cpu.cpp*) cp "{built['cpu']}" "$out";;
+*) cp "{built['host']}" "$out";; esac
+""")
+    compiler.chmod(0o755)
+    variables = dict(CXX=str(compiler), TORCH_EXTENSIONS_DIR=str(tmp_path))
     with ThreadPoolExecutor(2) as pool:
-        texts = list(pool.map(
-            lambda _: python(ASK, TORCH_EXTENSIONS_DIR=str(tmp_path)),
-            range(2)))
+        texts = list(pool.map(lambda _: python(ASK, **variables), range(2)))
     assert all("name='cpp'" in text for text in texts)
     for name in ('cpu', 'host'):
         assert ''.join(texts).count(f'Compiling {name}.cpp of FRN') == 1
     libraries = list(tmp_path.rglob('*.so'))
     assert len(libraries) == 2
     before = [library.stat().st_mtime_ns for library in libraries]
-    text = python(ASK, TORCH_EXTENSIONS_DIR=str(tmp_path))
+    text = python(ASK, **variables)
     assert "name='cpp'" in text
     assert 'Compiling' not in text
     assert before == [library.stat().st_mtime_ns for library in libraries]
