@@ -100,6 +100,8 @@ def check_prefixed(model: nn.Module, plan: NormPlan, marks: Marks) -> None:
             continue
         checkpoint = CheckpointLoader.load_checkpoint(
             item['checkpoint'], 'cpu', 'silent')
+        if not isinstance(checkpoint, dict):
+            continue  # mmengine says so
         state = checkpoint.get('state_dict', checkpoint)
         at = item['prefix'].removesuffix('.')
         metadata = getattr(state, '_metadata', {})
