@@ -12,13 +12,13 @@ from torch import nn
 from ..errors import ConfigError
 from ..layers.arguments import divisor
 from .flow import Flow, Seen, is_plain_norm
-from .fold import keep_from_folding
+from .keep_from_folding import keep_from_folding
 from .norms import NormPlan, part_of
 from .place import place_tlus, replace_module
 from .sites import NormSite, channels_of, norm_name, norms_of, sites_of
 from .small_run import flow_of
 from .tlu_plan import (
-    Site,
+    TLUSite,
     Unplaceable,
     acting_on,
     check_training,
@@ -232,7 +232,7 @@ def _like(norm: nn.Module, model: nn.Module, plan: NormPlan) -> nn.Module:
 
 def _plan_or_leave(model: nn.Module, plan: NormPlan, flow: Flow,
                    training: Flow, asked: set[str], new: dict,
-                   outcome: Outcome) -> list[Site]:
+                   outcome: Outcome) -> list[TLUSite]:
     """The sites; where a TLU has no place, a norm of mmdet's code stays."""
     while True:
         try:

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..layers.frn import EPS_L
 from .incoming import Incoming
 from .marks import forget_norms
-from .norm_places import BN, Place, places_of
+from .norm_places import BN, NormPlace, places_of
 from .norms import NormPlan, part_of
 
 WAY_OUT = ('give a whole checkpoint of the same architecture, or set '
@@ -32,14 +32,14 @@ class Conversion(NamedTuple):
     warning: str
 
 
-def convert(incoming: Incoming, places: list[Place]) -> Conversion | None:
+def convert(incoming: Incoming, places: list[NormPlace]) -> Conversion | None:
     """Replace, in place, each BN of a state dict by a norm of the plan.
 
     Norms in whose place it has none are left alone: they start fresh.
 
     Args:
         incoming (Incoming): What is being loaded.
-        places (list[Place]): Of the norms in it.
+        places (list[NormPlace]): Of the norms in it.
 
     Returns:
         Conversion or None: None where the state dict was not trained with
@@ -81,7 +81,7 @@ def has_bn(incoming: Incoming) -> bool:
         incoming, [place for place in places_of(incoming) if place.bn])
 
 
-def _are_bns(incoming: Incoming, found: list[Place]) -> bool:
+def _are_bns(incoming: Incoming, found: list[NormPlace]) -> bool:
     # A BRN has BN's keys, so the names have to tell that these are BN's,
     # where the weights do not say it themselves.
     return any(not incoming.plan.norm.batch or place.bn != place.own
@@ -89,8 +89,8 @@ def _are_bns(incoming: Incoming, found: list[Place]) -> bool:
                for place in found)
 
 
-def _is_of_bn(incoming: Incoming, places: list[Place],
-              found: list[Place]) -> bool:
+def _is_of_bn(incoming: Incoming, places: list[NormPlace],
+              found: list[NormPlace]) -> bool:
     """Whether weights were trained with BN, rather than with the plan's."""
     if found or incoming.plan.norm.batch:
         return _are_bns(incoming, found)
@@ -121,8 +121,8 @@ def of_no_map_means(plan: NormPlan) -> str:
                 'frozen statistics'))
 
 
-def _say(found: list[Place], of_no_map: list[Place], fresh: list[Place],
-         plan: NormPlan) -> tuple[str, str]:
+def _say(found: list[NormPlace], of_no_map: list[NormPlace],
+         fresh: list[NormPlace], plan: NormPlan) -> tuple[str, str]:
     misfits = [place for place in found if not place.fits]
     of_no_map = [place for place in of_no_map if place.fits]
     started = [place for place in found
@@ -226,7 +226,7 @@ def _start_thresholds(incoming: Incoming,
                 value.shape, start, dtype=value.dtype, device=device)
 
 
-def _eps_of(incoming: Incoming, place: Place) -> float:
+def _eps_of(incoming: Incoming, place: NormPlace) -> float:
     """As the weights say, else of the innermost config the place lies in."""
     part = part_of(place.path)
     if incoming.is_of(part, 'BN'):
@@ -236,7 +236,7 @@ def _eps_of(incoming: Incoming, place: Place) -> float:
     return incoming.bn_eps[max(inside, key=len)] if inside else BN_EPS
 
 
-def _check_state(place: Place, state_dict: dict, plan: NormPlan) -> None:
+def _check_state(place: NormPlace, state_dict: dict, plan: NormPlan) -> None:
     if f'{place.bn}running_var' not in state_dict:
         raise ConfigError(
             f'the checkpoint has a BN at {place.bn[:-1]} without '
@@ -249,8 +249,8 @@ def _check_state(place: Place, state_dict: dict, plan: NormPlan) -> None:
             f'is of another architecture; {WAY_OUT}')
 
 
-def _check_all_there(places: list[Place], found: list[Place],
-                     fresh: list[Place], plan: NormPlan) -> None:
+def _check_all_there(places: list[NormPlace], found: list[NormPlace],
+                     fresh: list[NormPlace], plan: NormPlan) -> None:
     """Refuse a checkpoint that has a part of a part, or another norm.
 
     A head may well have a layer more than the checkpoint's, or one that had
@@ -277,8 +277,8 @@ def _check_all_there(places: list[Place], found: list[Place],
                 f'first; {WAY_OUT}')
 
 
-def _check_not_elsewhere(incoming: Incoming, found: list[Place],
-                         fresh: list[Place]) -> None:
+def _check_not_elsewhere(incoming: Incoming, found: list[NormPlace],
+                         fresh: list[NormPlace]) -> None:
     """Refuse norms in other places, such as one for each pyramid level."""
     parts = {place.part for place in fresh} - {place.part for place in found}
     for part in sorted(parts):
@@ -294,7 +294,7 @@ def _check_not_elsewhere(incoming: Incoming, found: list[Place],
                 'model.norm_cfg.parts')
 
 
-def _check_all_used(incoming: Incoming, found: list[Place]) -> None:
+def _check_all_used(incoming: Incoming, found: list[NormPlace]) -> None:
     """Refuse a backbone of which the model has a part, such as fewer blocks.
 
     BNs beside the backbone's children (a classifier's head) are nobody's.
@@ -320,7 +320,7 @@ def _child(incoming: Incoming, key: str) -> str | None:
     return names[1] if names[0] == 'backbone' else None
 
 
-def _count(places: list[Place]) -> str:
+def _count(places: list[NormPlace]) -> str:
     """How many norms there are in each part."""
     counts = Counter(place.part for place in places)
     return ', '.join(f'{part} ({n})' for part, n in counts.items())

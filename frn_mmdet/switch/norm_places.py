@@ -20,7 +20,7 @@ BN = infer_abbr(nn.BatchNorm2d)
 
 
 @dataclass(frozen=True)
-class Place:
+class NormPlace:
     """A norm of the plan, and where a state dict has it or should.
 
     Attributes:
@@ -55,7 +55,7 @@ class Place:
         return self.path.partition('.')[0]
 
 
-def places_of(incoming: Incoming) -> list[Place]:
+def places_of(incoming: Incoming) -> list[NormPlace]:
     """Find the places of a module's norms in a state dict."""
     module, state_dict = incoming.module, incoming.state_dict
     prefix, plan = incoming.prefix, incoming.plan
@@ -79,7 +79,7 @@ def places_of(incoming: Incoming) -> list[Place]:
         convs = convs_of(module.get_submodule(path.rpartition('.')[0]), beside)
         convs_there = any(f'{conv}.weight' in state_dict and not is_vector(
             state_dict[f'{conv}.weight']) for conv in convs)
-        places.append(Place(
+        places.append(NormPlace(
             norm=norm,
             path=incoming.where(path),
             own=f'{own}.',

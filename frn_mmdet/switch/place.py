@@ -15,11 +15,11 @@ from torch.fx import GraphModule
 from ..errors import ConfigError
 from ..layers import TLU, ConvWS
 from .sites import is_activation
-from .tlu_plan import FLAG, METHOD, Site
+from .tlu_plan import FLAG, METHOD, TLUSite
 
 
-def place_tlus(model: nn.Module, sites: list[Site]) -> None:
-    """Place the TLUs of a plan.
+def place_tlus(model: nn.Module, sites: list[TLUSite]) -> None:
+    """NormPlace the TLUs of a plan.
 
     After an FRN layer the TLU is fused into it. Everywhere else it is a
     layer of its own. A module that acted at several sites becomes an
@@ -27,7 +27,7 @@ def place_tlus(model: nn.Module, sites: list[Site]) -> None:
 
     Args:
         model (nn.Module): The detector, changed in place.
-        sites (list[Site]): Of :func:`~.tlu_plan.plan_tlus`.
+        sites (list[TLUSite]): Of :func:`~.tlu_plan.plan_tlus`.
     """
     hosts = defaultdict(list)
     for site in sites:
@@ -47,7 +47,7 @@ def place_tlus(model: nn.Module, sites: list[Site]) -> None:
             setattr(module, FLAG, False)
 
 
-def _tlu(model: nn.Module, site: Site) -> TLU:
+def _tlu(model: nn.Module, site: TLUSite) -> TLU:
     """A TLU that trains if one of its norms does.
 
     A frozen stage must not get a parameter that trains.
@@ -69,7 +69,7 @@ def replace_module(model: nn.Module, path: str, new: nn.Module) -> None:
 
 
 def _hang(model: nn.Module, way: str, host: nn.Module,
-          sites: list[Site]) -> None:
+          sites: list[TLUSite]) -> None:
     """Hang the TLUs of all sites with the same host on it."""
     outputs = {act.after[1]: site for site in sites for act in site.acts
                if act.after is not None}
@@ -86,7 +86,7 @@ def _hang(model: nn.Module, way: str, host: nn.Module,
         setattr(host, METHOD, partial(_by_method, host))
 
 
-def _is_all_of_it(site: Site, outputs: dict) -> bool:
+def _is_all_of_it(site: TLUSite, outputs: dict) -> bool:
     """Whether the site is behind each output; there may be more of them.
 
     A TridentBottleneck returns a list of three maps in training, of one in

@@ -16,7 +16,7 @@ from torch import nn
 from ..errors import ConfigError
 from .incoming import Incoming
 from .marks import Marks, is_same_norm
-from .norm_places import Place, convs_of, is_vector
+from .norm_places import NormPlace, convs_of, is_vector
 from .norms import NormPlan, is_norm, part_of
 from .sites import norms_of
 
@@ -98,12 +98,12 @@ def _has_norms(incoming: Incoming, part: str) -> bool:
     return False
 
 
-def check_same_norm(incoming: Incoming, places: list[Place]) -> None:
+def check_same_norm(incoming: Incoming, places: list[NormPlace]) -> None:
     """Compare the keys of what is not converted with the model's norms.
 
     Args:
         incoming (Incoming): What is being loaded.
-        places (list[Place]): Of the norms in it.
+        places (list[NormPlace]): Of the norms in it.
 
     Raises:
         ConfigError: If, in a layer that both have, one has another norm or
@@ -163,7 +163,7 @@ def start_relus(incoming: Incoming) -> None:
                 own[key[len(incoming.prefix):]], device='cpu')
 
 
-def _check_norms(incoming: Incoming, places: list[Place]) -> None:
+def _check_norms(incoming: Incoming, places: list[NormPlace]) -> None:
     plan = incoming.plan
     for place in places:
         bn_there = place.bn is not None and not plan.norm.batch
@@ -183,7 +183,7 @@ def _check_norms(incoming: Incoming, places: list[Place]) -> None:
             f'{found}; {_way_out(bn_there, plan)}')
 
 
-def _check_not_elsewhere(incoming: Incoming, places: list[Place]) -> None:
+def _check_not_elsewhere(incoming: Incoming, places: list[NormPlace]) -> None:
     """Refuse a list of layers that has the norms, but none where they are.
 
     One for each pyramid level, say, where the model's levels share theirs.

@@ -34,7 +34,7 @@ class Unplaceable(Exception):
 
 
 @dataclass
-class Site:
+class TLUSite:
     """The times that an activation acts at one place.
 
     Attributes:
@@ -60,7 +60,7 @@ class Site:
 
 
 def plan_tlus(model: nn.Module, plan: NormPlan, flow: Flow,
-              norms: set[str]) -> list[Site]:
+              norms: set[str]) -> list[TLUSite]:
     """Find where a TLU has to stand, and how it can get there.
 
     Args:
@@ -70,7 +70,7 @@ def plan_tlus(model: nn.Module, plan: NormPlan, flow: Flow,
         norms (set[str]): Paths of the norms that are the plan's.
 
     Returns:
-        list[Site]: For :func:`~.place.place_tlus`.
+        list[TLUSite]: For :func:`~.place.place_tlus`.
 
     Raises:
         Unplaceable: If it cannot.
@@ -84,14 +84,14 @@ def plan_tlus(model: nn.Module, plan: NormPlan, flow: Flow,
     return sites
 
 
-def check_training(model: nn.Module, plan: NormPlan, sites: list[Site],
+def check_training(model: nn.Module, plan: NormPlan, sites: list[TLUSite],
                    flow: Flow, norms: set[str]) -> None:
     """Refuse what acts otherwise in training.
 
     Args:
         model (nn.Module): A detector. It is not changed.
         plan (NormPlan): What ``model.norm_cfg`` asks for.
-        sites (list[Site]): Of :func:`plan_tlus`, from a run in test mode.
+        sites (list[TLUSite]): Of :func:`plan_tlus`, from a run in test mode.
         flow (Flow): Of a run in training mode.
         norms (set[str]): Paths of the norms that are the plan's.
 
@@ -129,18 +129,18 @@ def acting_on(norms: set[str], flow: Flow) -> dict[str, list[Act]]:
 
 
 def _sites_of_module(model: nn.Module, plan: NormPlan, flow: Flow,
-                     ours: list[Act]) -> list[Site]:
+                     ours: list[Act]) -> list[TLUSite]:
     groups = defaultdict(list)
     for act in ours:
         groups[act.mark.pure, not act.mark.norms, site_key(act)].append(act)
-    sites = [Site(group[0].module, group) for group in groups.values()]
+    sites = [TLUSite(group[0].module, group) for group in groups.values()]
     can_swap = is_activation(model.get_submodule(sites[0].module))
     for site in sites:
         site.way, site.at = _find_way(model, plan, flow, site,
                                       can_swap and len(sites) == 1)
     lost = [site for site in sites if site.way is None]
     if lost and can_swap and _is_one_swap(ours):
-        return [Site(ours[0].module, ours, 'swap', ours[0].module)]
+        return [TLUSite(ours[0].module, ours, 'swap', ours[0].module)]
     for site in lost:
         raise Unplaceable(
             f'{label(model, site.module)}: acts on {min(site.norms)} '
@@ -206,7 +206,7 @@ def _caller(model: nn.Module, act: Act) -> str:
     return f'{act.module}.forward' if act.module else label(model, '')
 
 
-def _find_way(model: nn.Module, plan: NormPlan, flow: Flow, site: Site,
+def _find_way(model: nn.Module, plan: NormPlan, flow: Flow, site: TLUSite,
               can_swap: bool) -> tuple[str | None, str | None]:
     mark = site.acts[0].mark
     if mark.pure and not mark.norms:
@@ -237,7 +237,7 @@ def _find_way(model: nn.Module, plan: NormPlan, flow: Flow, site: Site,
     return None, None
 
 
-def _gives_nothing_else(flow: Flow, host: str, site: Site) -> bool:
+def _gives_nothing_else(flow: Flow, host: str, site: TLUSite) -> bool:
     """Whether each call of a module gives the site's map at its place only.
 
     So not where a flag lets a block return before its activation.
@@ -251,7 +251,7 @@ def _has_room(model: nn.Module, host: str) -> bool:
     return not hasattr(model.get_submodule(host), 'tlu')
 
 
-def _why_not(site: Site) -> str:
+def _why_not(site: TLUSite) -> str:
     if any(act.channels is None for act in site.acts):
         return ('the channels are not the second dimension there, as a TLU '
                 'has them')
@@ -262,7 +262,7 @@ def _why_not(site: Site) -> str:
             'can be hung')
 
 
-def _check_hosts(model: nn.Module, sites: list[Site],
+def _check_hosts(model: nn.Module, sites: list[TLUSite],
                  plan: NormPlan) -> None:
     """Refuse two TLUs in one place."""
     taken = {}

@@ -20,7 +20,7 @@ from frn_mmdet import FRN, fold_ws, norm_sites
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.layers import ConvWS
 from frn_mmdet.switch.flow import watch_flow
-from frn_mmdet.switch.fold import keep_from_folding
+from frn_mmdet.switch.keep_from_folding import keep_from_folding
 from frn_mmdet.switch.mend import mend
 from frn_mmdet.switch.norms import NORMS, parse_norm_cfg
 from frn_mmdet.switch.ws import to_ws

@@ -6,7 +6,7 @@ from mmcv.cnn import ConvModule, fuse_conv_bn
 from torch import nn
 
 from frn_mmdet.switch.flow import watch_flow
-from frn_mmdet.switch.fold import keep_from_folding
+from frn_mmdet.switch.keep_from_folding import keep_from_folding
 
 
 class OwnProduct(nn.Module):
