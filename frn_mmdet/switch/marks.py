@@ -56,10 +56,10 @@ def _value_of(plan: NormPlan) -> dict[str, Any]:
         name: parameter.default for name, parameter
         in inspect.signature(plan.norm.layer).parameters.items()
         if name not in NOT_ARGS and parameter.default is not parameter.empty}
-    return {
-        name: _plain(value) for name, value in {
-            **defaults, **plan.norm_cfg, 'type': plan.name, 'tlu': plan.tlu,
-            'from_bn': plan.from_bn}.items() if name != 'requires_grad'}
+    value = dict(type='') | defaults | plan.norm_cfg | dict(
+        type=plan.name, tlu=plan.tlu, from_bn=plan.from_bn)
+    value.pop('requires_grad', None)
+    return {name: _plain(argument) for name, argument in value.items()}
 
 
 def _plain(value: Any) -> Any:
