@@ -157,6 +157,8 @@ def start_relus(incoming: Incoming) -> None:
                 incoming.part(key), {}).get('tlu', True):
             continue
         layer = HUNG.sub('', path)
+        if layer == path and f'{path}.weight' not in incoming.own:
+            layer = path.rpartition('.')[0]  # a ReLU's own place
         if any(other.startswith(f'{layer}.') for other
                in incoming.state_dict):
             incoming.state_dict[key] = torch.zeros_like(

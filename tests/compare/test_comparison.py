@@ -95,7 +95,7 @@ def test_a_checkpoint_that_fits_may_stay(compare, stock_options, tmp_path):
 def test_a_part_without_the_norm_starts_from_scratch_too(
         compare, stock_options):
     """An untrained backbone that stays mmdet's must not stay frozen."""
-    comparison = compare(['GN', 'GN:parts=head'], [2], config=STOCK,
+    comparison = compare(['GN', 'GN:parts=neck'], [2], config=STOCK,
                          options=stock_options)
     assert comparison.cfg.model.backbone.init_cfg is None
     assert comparison.cfg.model.backbone.frozen_stages == -1

@@ -140,8 +140,7 @@ def test_every_class_with_a_norm(build, stock, config):
         relu.set_submodule(name, copy.deepcopy(model.get_submodule(name)))
     state = relu.state_dict()
     taus = {n: p for n, p in model.named_parameters() if n.endswith('tau')}
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    assert (set(missing), unexpected) == (taus.keys(), [])
+    model.load_state_dict(state)  # it says that it is of ReLUs
     with outputs_of(relu) as nodes:
         expected = _loss(relu, **needs)
     if taus:

@@ -57,7 +57,9 @@ def test_train_then_test_then_infer(tool, tmp_path, shapes):
     # Another norm's model must not run on these weights.
     text = tool('test.py', DEMO, checkpoint, '--work-dir', tmp_path,
                 '--cfg-options', 'model.norm_cfg=LN', *SHORT, ok=False)
-    assert text.strip().splitlines()[-1].startswith('error: the model has LN')
+    assert text.strip().splitlines()[-1].startswith(
+        'error: the backbone of the checkpoint has FRN and that of the model '
+        'has LN; set model.norm_cfg')
 
 
 @pytest.mark.parametrize('how', [
