@@ -21,6 +21,8 @@ FOLDERS = sorted({
     path.parent.name for name in ('retinanet', 'freeanchor', 'mask-rcnn')
     for path in ZOO.glob(f'*/*{name}*.py')
 })
+# Of each way in which a norm stands in a backbone or neck one.
+FEW = ('gcnet', 'gn+ws', 'mask_rcnn', 'nas_fpn', 'regnet', 'retinanet')
 
 
 def models(folder):
@@ -39,7 +41,9 @@ def models(folder):
     return found
 
 
-@pytest.mark.parametrize('folder', FOLDERS)
+@pytest.mark.parametrize('folder', [
+    folder if folder in FEW else pytest.param(folder, marks=pytest.mark.slow)
+    for folder in FOLDERS])
 def test_every_retinanet_and_mask_rcnn_switches(folder):
     init_default_scope('mmdet')
     for name, model in models(folder).items():

@@ -84,6 +84,18 @@ def test_norm_decay_mult_takes_all_its_parameters():
     assert [decay[id(p)] for p in model[0].parameters()] == [.1] * 2
 
 
+@pytest.mark.parametrize('training', [True, False])
+def test_an_image_is_alone(training):
+    """Whatever its batch mates are, and in training as in test."""
+    layer = FRN(6, tlu=True, learnable_eps=True).train(training)
+    x = torch.randn(4, 6, 9, 7)
+    together = layer(x)
+    for i in range(4):
+        assert torch.equal(layer(x[i:i + 1])[0], together[i])
+    x[1:] *= 1e4
+    assert torch.equal(layer.train(not training)(x)[0], together[0])
+
+
 def test_folding_and_conversion_leave_it_alone():
     model = nn.Sequential(nn.Conv2d(3, 8, 1), FRN(8, tlu=True))
     nn.init.constant_(model[1].tau, 0.2)

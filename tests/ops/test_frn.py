@@ -478,7 +478,7 @@ def test_other_eps_shapes_are_refused():
             eps=torch.ones(4))
 
 
-@settings(max_examples=60, deadline=None, **ONE_KERNEL)
+@settings(max_examples=25, deadline=None, **ONE_KERNEL)
 @given(
     shape=st.lists(st.integers(1, 9), min_size=3, max_size=5),
     seed=st.integers(0, 99),

@@ -55,7 +55,7 @@ def expected(x, tau, grad):
     return torch.maximum(x, column), grad * ~below, dtau
 
 
-@settings(max_examples=60, deadline=None,
+@settings(max_examples=25, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.lists(st.integers(1, 19), min_size=2, max_size=5),

@@ -144,7 +144,9 @@ BACKBONES = dict(
 )
 
 
-@pytest.mark.parametrize('name', BACKBONES)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow) if name == 'EfficientNet'
+    else name for name in BACKBONES])
 def test_no_architecture_is_known_by_name(build, tmp_path, name):
     """Any backbone whose norm comes from norm_cfg; eps is the config's."""
     init_default_scope('mmdet')

@@ -4,6 +4,8 @@
 import pytest
 from scripts import load
 
+pytestmark = pytest.mark.slow  # tests/layers has each norm alone
+
 
 @pytest.fixture(scope='module')
 def measure():
@@ -16,9 +18,7 @@ def measure():
 
 
 @pytest.mark.parametrize('norm', [
-    'FRN',
-    pytest.param('FRN:learnable_eps=true', marks=pytest.mark.slow),
-    pytest.param('GN', marks=pytest.mark.slow),
+    'FRN', 'FRN:learnable_eps=true', 'GN',
 ])
 def test_images_are_alone(measure, norm):
     """Batch mates, the mode, how a batch is cut: all the same."""
@@ -27,8 +27,7 @@ def test_images_are_alone(measure, norm):
     assert all(float(value) < 1e-11 for value in row.values()), row
 
 
-@pytest.mark.parametrize('norm', [
-    'BN', pytest.param('BN+TLU', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('norm', ['BN', 'BN+TLU'])
 def test_bn_mixes_them(measure, norm):
     row = measure(norm, depth=18)
     row.pop('norm')

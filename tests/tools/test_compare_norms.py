@@ -165,6 +165,7 @@ def test_two_equal_commands_at_once(start, tmp_path):
     assert json.loads((out / 'plan.json').read_text())['plan']['seeds'] == 1
 
 
+@pytest.mark.slow
 def test_nothing_succeeded(tool, tmp_path):
     """The report says why, and the exit status that it did not."""
     out = tmp_path / 'out'

@@ -95,6 +95,7 @@ def test_an_interrupted_training_resumes(tool, tmp_path, environment, how):
     assert steps(log) == [(done + 1, i) for i in range(1, 9)]
 
 
+@pytest.mark.slow
 def test_two_processes(tool, tmp_path):
     log = tool('dist_train.sh', DEMO, 2, '--work-dir', tmp_path,
                '--cfg', *SHORT)  # as argparse lets one write it
@@ -187,6 +188,7 @@ def test_usage_of_the_launchers(tool):
     assert 'CONFIG CHECKPOINT GPUS' in tool('dist_test.sh', DEMO, ok=False)
 
 
+@pytest.mark.slow  # tests/switch/test_checkpoint.py has what is saved
 def test_a_run_that_started_from_bn_needs_no_bn_file(tool, tmp_path):
     """It resumes and is tested without; a new one says what it misses."""
     from mmdet.registry import MODELS
