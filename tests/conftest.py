@@ -26,6 +26,7 @@ from mmengine.registry import init_default_scope  # noqa: E402
 STOCK = dict(
     RetinaNet='mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
     FasterRCNN='mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+    FCOS='mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
     MaskRCNN='mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     CascadeRCNN='mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py')
 _cache = {}
@@ -92,6 +93,11 @@ SMALL = {
     'neck.out_channels': 16,
 }
 SMALL_HEAD = dict(
+    FCOS={
+        'bbox_head.in_channels': 16,
+        'bbox_head.feat_channels': 32,  # it has GN of 32 groups
+        'bbox_head.stacked_convs': 2,
+    },
     RetinaNet={
         'bbox_head.in_channels': 16,
         'bbox_head.feat_channels': 16,
@@ -113,7 +119,7 @@ SMALL_HEAD = dict(
 
 @pytest.fixture
 def small(build):
-    """small(name, norm_cfg): a RetinaNet or MaskRCNN of narrow layers."""
+    """small(name, norm_cfg): a detector of narrow layers, see SMALL_HEAD."""
 
     def _small(name, norm_cfg='FRN', options=None, seed=0):
         return build(name, norm_cfg,

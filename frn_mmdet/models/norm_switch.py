@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
+from typing import Any
 
 import torch.distributed as dist
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..layers.arguments import divisor
@@ -30,6 +31,12 @@ from ..switch.norms import NormPlan, parse_norm_cfg, part_of
 from ..switch.place import check_traced
 from ..switch.report import describe_stayed, describe_switch
 from ..switch.sites import channels_of, norms_of
+from .own_area import (
+    batch_of,
+    over_own_areas,
+    predict_by_shape,
+    watch_heads,
+)
 
 
 class NormSwitch:
@@ -47,10 +54,12 @@ class NormSwitch:
             ``type`` (the name), the layer's own arguments, ``tlu`` (whether
             activations that follow a norm become TLU), ``ws`` (whether the
             convolutions that feed a norm have standardized weights),
-            ``parts`` (which of backbone, neck, head) and ``from_bn`` (how
+            ``parts`` (which of backbone, neck, head), ``from_bn`` (how
             FRN starts from weights that were trained with BN: a number from
-            0 up, or False for no pretrained weights). None: the detector is
-            exactly mmdet's.
+            0 up, or False for no pretrained weights) and ``own_area``
+            (whether the images of a batch run without the padding that
+            others of it bring: 'test', True for training as well, or
+            False). None: the detector is exactly mmdet's.
         **kwargs: The arguments of the class. They are not changed.
 
     Attributes:
@@ -110,6 +119,8 @@ class NormSwitch:
         self._marks = marks_of(outcome.sites, plan)
         watch(self, plan, self._bn_eps, self._marks)
         self._norm_plan = plan
+        if plan.own_area:
+            watch_heads(self)
         self._switched = _kinds(self, plan)
         print_log(describe_switch(plan, outcome, changed), logger='current')
         if outcome.stayed:
@@ -183,8 +194,11 @@ class NormSwitch:
                       'current', logging.WARNING)
         super().init_weights()
 
-    def loss(self, *args, **kwargs) -> dict:
+    def loss(self, inputs: Tensor, samples: list | None = None, *args,
+             **kwargs) -> dict:
         """As mmdet's, but not from weights that nobody has loaded.
+
+        With ``own_area=True`` each image's maps are over its own area.
 
         Raises:
             ConfigError: If the config's checkpoint was not found, and no
@@ -194,7 +208,37 @@ class NormSwitch:
             raise ConfigError(
                 f'no such checkpoint: {", ".join(self._missing)}; give the '
                 "file, or None for the part's init_cfg to train from scratch")
-        return super().loss(*args, **kwargs)
+        if not self._has_own_area(training=True):
+            return super().loss(inputs, samples, *args, **kwargs)
+        with over_own_areas(inputs, samples):
+            return super().loss(inputs, samples, *args, **kwargs)
+
+    def predict(self, inputs: Tensor, samples: list | None = None, *args,
+                **kwargs) -> list:
+        """As mmdet's; each image as if it were alone, if of its own area."""
+        if not self._has_own_area(training=False):
+            return super().predict(inputs, samples, *args, **kwargs)
+        return predict_by_shape(
+            super().predict, inputs, samples, *args, **kwargs)
+
+    def _forward(self, inputs: Tensor, samples: list | None = None, *args,
+                 **kwargs) -> Any:
+        if not self._has_own_area(self.training):
+            return super()._forward(inputs, samples, *args, **kwargs)
+        with over_own_areas(inputs, samples):
+            return super()._forward(inputs, samples, *args, **kwargs)
+
+    def extract_feat(self, inputs: Tensor, *args, **kwargs) -> Any:
+        """As mmdet's; of several shapes, over each image's own area."""
+        batch = batch_of(inputs)
+        if batch is None:
+            return super().extract_feat(inputs, *args, **kwargs)
+        return batch.extract_feat(super().extract_feat, *args, **kwargs)
+
+    def _has_own_area(self, training: bool) -> bool:
+        plan = self._norm_plan
+        return plan is not None and (
+            plan.own_area is True or not training and bool(plan.own_area))
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str,
                               local_metadata: dict, *args, **kwargs) -> None:

@@ -22,6 +22,10 @@ PARTS = ('backbone', 'neck', 'head')
 # docs/studies/pretrained.md for the choice.
 FROM_BN = 10.
 
+# Where the images of a batch run without the padding that others of it
+# bring: in test, in training as well, nowhere. See docs/studies/padding.md.
+OWN_AREA = ('test', True, False)
+
 
 class Norm(NamedTuple):
     """One row of the table of norms.
@@ -94,6 +98,8 @@ class NormPlan:
             checkpoint of the config is loaded. None: the norm has no way.
         ws (bool): Whether the convolutions that feed a norm have
             standardized weights.
+        own_area (bool or str): Whether the images of a batch run without the
+            padding that others of it bring: one of :data:`OWN_AREA`.
     """
 
     name: str
@@ -102,6 +108,7 @@ class NormPlan:
     parts: tuple | None
     from_bn: float | bool | None = None
     ws: bool = False
+    own_area: bool | str = 'test'
 
     @property
     def label(self) -> str:
@@ -238,8 +245,9 @@ def parse_norm_cfg(value: str | dict) -> NormPlan:
     Args:
         value (str or dict): The name of a norm, or a dict with ``type`` (the
             name), the layer's own arguments, ``tlu`` and ``ws`` (bool),
-            ``parts`` (one or several of backbone, neck, head) and
-            ``from_bn`` (a number from 0 up, or False).
+            ``parts`` (one or several of backbone, neck, head), ``from_bn``
+            (a number from 0 up, or False) and ``own_area`` (one of
+            :data:`OWN_AREA`).
 
     Returns:
         NormPlan: The value with every default filled in.
@@ -266,9 +274,10 @@ def parse_norm_cfg(value: str | dict) -> NormPlan:
     parts = _check_parts(args.pop('parts', PARTS))
     from_bn = _check_from_bn(
         name, norm, args.pop('from_bn', None if ws else norm.from_bn), ws)
+    own_area = _check_own_area(name, norm, args.pop('own_area', 'test'))
     check_layer_args(name, norm.layer, args)
     norm_cfg = dict(type=norm.type, **{**norm.defaults, **args})
-    return NormPlan(name, norm_cfg, tlu, parts, from_bn, ws)
+    return NormPlan(name, norm_cfg, tlu, parts, from_bn, ws, own_area)
 
 
 def _check_bool(key: str, value: Any) -> bool:
@@ -297,6 +306,18 @@ def _check_from_bn(name: str, norm: Norm, value: Any,
             'model.norm_cfg.from_bn must be a number from 0 up to '
             f'{LARGEST:g}, or False for no pretrained weights, got {value!r}')
     return float(value)
+
+
+def _check_own_area(name: str, norm: Norm, value: Any) -> bool | str:
+    if type(value) not in (bool, str) or value not in OWN_AREA:
+        raise ConfigError(
+            f'model.norm_cfg.own_area: got {value!r}; choose one of '
+            f'{", ".join(map(repr, OWN_AREA))}')
+    if value is True and norm.batch:
+        raise ConfigError(
+            f'model.norm_cfg.own_area=True: {name} takes its statistics over '
+            "the batch; choose 'test' or False")
+    return value
 
 
 def _check_parts(value: Any) -> tuple:
