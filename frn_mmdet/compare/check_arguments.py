@@ -111,4 +111,4 @@ def _meaning(norm: str) -> tuple:
         inspect.signature(plan.norm.layer).parameters.items()}
     # scratch, since False, no pretrained weights, is 0 to Python.
     return (plan.name, defaults | plan.norm_cfg, plan.tlu, plan.ws,
-            set(plan.parts), plan.scratch, plan.from_bn)
+            set(plan.parts), plan.scratch, plan.from_bn, plan.own_area)

@@ -12,6 +12,8 @@ from mmengine.dataset import pseudo_collate
 from torch import nn
 
 from ..errors import ConfigError
+from ..models.norm_switch import NormSwitch
+from ..models.own_area import cut, groups_of
 from ..utils.images import image_files, read_image
 from .agreement import Agreement, lowest_kept
 from .retinanet import Detections
@@ -99,18 +101,41 @@ def compare(detections: Detections, runs: dict[str, Run], pipeline: Compose,
         samples = model.predict(
             data['inputs'], data['data_samples'], rescale=False)
     wanted = [_of_sample(sample.pred_instances) for sample in samples]
-    for name, run in runs.items():
-        outputs = run(as_arrays(images=data['inputs'], sizes=sizes))
-        if outputs[0].shape[1] > asked.max_per_img:
-            raise ConfigError(
-                f'model.test_cfg.max_per_img is {asked.max_per_img}, but the '
-                f'file finds {outputs[0].shape[1]}; give the config that it '
-                'was exported with')
-        for ours, dets, labels in zip(wanted, *outputs, strict=True):
-            there = labels >= 0
-            lowest = lowest_kept(
-                ours[0][:, 4], asked.score_thr, asked.max_per_img)
-            found[name].add(ours, (dets[there], labels[there]), lowest)
+    for numbers, inputs in parts_of(model, **data):
+        arrays = as_arrays(images=inputs, sizes=sizes[numbers])
+        for name, run in runs.items():
+            outputs = run(arrays)
+            if outputs[0].shape[1] > asked.max_per_img:
+                raise ConfigError(
+                    f'model.test_cfg.max_per_img is {asked.max_per_img}, but '
+                    f'the file finds {outputs[0].shape[1]}; give the config '
+                    'that it was exported with')
+            for number, dets, labels in zip(numbers, *outputs, strict=True):
+                ours, there = wanted[number], labels >= 0
+                lowest = lowest_kept(
+                    ours[0][:, 4], asked.score_thr, asked.max_per_img)
+                found[name].add(ours, (dets[there], labels[there]), lowest)
+
+
+def parts_of(model: nn.Module, inputs: torch.Tensor,
+             data_samples: list) -> list[tuple[list[int], torch.Tensor]]:
+    """What to give a file of a batch, as the detector runs it.
+
+    Args:
+        model (nn.Module): The detector.
+        inputs (Tensor): The batch, (N, C, H, W).
+        data_samples (list[DetDataSample]): Of the images.
+
+    Returns:
+        list: Numbers of images in the batch, and these images; more than one
+        entry where they have several shapes and ``own_area`` holds.
+    """
+    alone = isinstance(model, NormSwitch) and model.has_own_area(
+        training=False)
+    groups = groups_of(inputs, data_samples) if alone else {}
+    return [(numbers, cut(inputs, shape, numbers))
+            for shape, numbers in groups.items()] or [
+                (list(range(len(inputs))), inputs)]
 
 
 def _name(step: dict) -> str:

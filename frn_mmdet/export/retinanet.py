@@ -11,6 +11,7 @@ from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..models.norm_switch import NormSwitch
 from .nms import NONE, nms_scores
 from .settings import read_settings
 
@@ -126,7 +127,8 @@ def check(detector: nn.Module) -> None:
     if not isinstance(detector, RetinaNet):
         raise ConfigError(f'model.type: {type(detector).__name__} is not '
                           'exported, only RetinaNet is')
-    if type(detector).predict is not SingleStageDetector.predict:
+    if next(cls for cls in type(detector).__mro__ if cls is not NormSwitch
+            and 'predict' in vars(cls)) is not SingleStageDetector:
         raise ConfigError(f'model.type: {type(detector).__name__} predicts '
                           'in a way of its own, which is not exported')
     head = detector.bbox_head

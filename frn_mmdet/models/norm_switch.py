@@ -208,7 +208,7 @@ class NormSwitch:
             raise ConfigError(
                 f'no such checkpoint: {", ".join(self._missing)}; give the '
                 "file, or None for the part's init_cfg to train from scratch")
-        if not self._has_own_area(training=True):
+        if not self.has_own_area(training=True):
             return super().loss(inputs, samples, *args, **kwargs)
         with over_own_areas(inputs, samples):
             return super().loss(inputs, samples, *args, **kwargs)
@@ -216,14 +216,14 @@ class NormSwitch:
     def predict(self, inputs: Tensor, samples: list | None = None, *args,
                 **kwargs) -> list:
         """As mmdet's; each image as if it were alone, if of its own area."""
-        if not self._has_own_area(training=False):
+        if not self.has_own_area(training=False):
             return super().predict(inputs, samples, *args, **kwargs)
         return predict_by_shape(
             super().predict, inputs, samples, *args, **kwargs)
 
     def _forward(self, inputs: Tensor, samples: list | None = None, *args,
                  **kwargs) -> Any:
-        if not self._has_own_area(self.training):
+        if not self.has_own_area(self.training):
             return super()._forward(inputs, samples, *args, **kwargs)
         with over_own_areas(inputs, samples):
             return super()._forward(inputs, samples, *args, **kwargs)
@@ -235,7 +235,8 @@ class NormSwitch:
             return super().extract_feat(inputs, *args, **kwargs)
         return batch.extract_feat(super().extract_feat, *args, **kwargs)
 
-    def _has_own_area(self, training: bool) -> bool:
+    def has_own_area(self, training: bool) -> bool:
+        """Whether the images of a batch run in their own shapes."""
         plan = self._norm_plan
         return plan is not None and (
             plan.own_area is True or not training and bool(plan.own_area))

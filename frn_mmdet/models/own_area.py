@@ -70,7 +70,7 @@ def predict_by_shape(predict: Callable, inputs: Tensor, samples: list,
         for sample in own:
             sample.set_metainfo(dict(batch_input_shape=shape))
         results |= zip(numbers, predict(
-            _cut(inputs, shape, numbers), own, *args, **kwargs), strict=True)
+            cut(inputs, shape, numbers), own, *args, **kwargs), strict=True)
     return [results[number] for number in range(len(samples))]
 
 
@@ -97,7 +97,7 @@ class Batch:
             **kwargs: Of ``extract_feat``.
         """
         return self._join(
-            [extract_feat(_cut(self.inputs, shape, numbers), *args, **kwargs)
+            [extract_feat(cut(self.inputs, shape, numbers), *args, **kwargs)
              for shape, numbers in self.groups.items()],
             'extract_feat', _zero_outside)
 
@@ -144,7 +144,7 @@ class Batch:
         return joined
 
 
-def _cut(inputs: Tensor, shape: tuple[int, int], numbers: list) -> Tensor:
+def cut(inputs: Tensor, shape: tuple[int, int], numbers: list) -> Tensor:
     height, width = shape
     return inputs[numbers, :, :height, :width]
 
@@ -167,7 +167,10 @@ _BATCH = ContextVar('batch of several shapes', default=None)
 def over_own_areas(inputs: Any, samples: list | None) -> Iterator[None]:
     """Let the maps of these inputs be made over each image's own area."""
     groups = groups_of(inputs, samples)
-    token = _BATCH.set(Batch(inputs, groups) if groups else None)
+    if not groups:  # what is compiled or exported has one shape
+        yield
+        return
+    token = _BATCH.set(Batch(inputs, groups))
     try:
         yield
     finally:

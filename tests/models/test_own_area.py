@@ -104,9 +104,10 @@ def detections(sample):
 def test_its_boxes_are_those_of_it_alone(detector, name, norm):
     """By default, in test, whatever the norm."""
     model = detector(name, norm)
-    for test_cfg in (model.test_cfg, *model.test_cfg.values()):
-        if isinstance(test_cfg, dict):  # as many as there are, but few
-            test_cfg.update(score_thr=0., nms_pre=20, max_per_img=50)
+    test_cfg = model.test_cfg
+    if 'rcnn' in test_cfg:
+        test_cfg.rpn.update(nms_pre=20, max_per_img=50)  # or it takes long
+    test_cfg.get('rcnn', test_cfg).update(score_thr=0.)
     data = images(with_mask=name == 'MaskRCNN')
     agreement = Agreement()
     with torch.no_grad():
@@ -189,7 +190,7 @@ def test_checkpointed_blocks_see_the_same(small):
                       {'backbone.with_cp': with_cp})
         results.append(step(model.train(), *prepared(model, data, True)))
     for mine, own in zip(*results, strict=True):
-        torch.testing.assert_close(mine, own)
+        torch.testing.assert_close(mine, own, rtol=1e-4, atol=1e-4)
 
 
 def test_it_ends_with_the_call(small):

@@ -15,6 +15,7 @@ def test_counts_by_part(small):
         '  activation after a norm: 17 TLU, 11 none\n'
         '  activation after a sum of norms: 8 TLU\n'
         '  in all: 28 norms, 25 TLU\n'
+        '  padding that other images bring: left out in test (own_area=test)\n'
         '  note: 3 LayerNorm are over tokens or vectors and stay\n'
         '  changed: a\n'
         '  changed: b')

@@ -5,21 +5,28 @@ python -m frn_mmdet check_independence [--norms FRN GN BN]
 On a ResNet-50 with FPN and random images, in float64, relative differences:
 the features of an image beside other batch mates, those in training and in
 test, and the backbone's gradient of several accumulated steps against that of
-one step on all of their images.
+one step on all of their images. Then of an image in a batch that is padded to
+larger ones, against the image alone: its features in training and in test,
+and in float32 the scores of its boxes.
 """
 
 import argparse
+import copy
 import logging
 import sys
 import warnings
+from contextlib import nullcontext
 
 import torch
 from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.model import stack_batch
 from mmengine.registry import init_default_scope
 
 from frn_mmdet import config_path
 from frn_mmdet.errors import ConfigError
+from frn_mmdet.models.own_area import over_own_areas
 from frn_mmdet.switch.norms import read_norm
 from frn_mmdet.utils.markdown import table
 
@@ -28,7 +35,9 @@ IMAGES = 8
 SIZE = 128  # pixels
 SEEN = 20  # batches, before anything is measured
 COLUMNS = ('norm', 'other batch mates', 'training and test',
-           'accumulated, 4 x 2 images', 'accumulated, 8 x 1 image')
+           'accumulated, 4 x 2 images', 'accumulated, 8 x 1 image',
+           'padded, training', 'padded, test', 'padded, boxes')
+SHAPES = ((128, 192), (192, 128), (128, 160))  # pixels, of a batch
 
 
 def main(argv=None):
@@ -73,7 +82,10 @@ def measure(norm, depth=50):
             difference(beside, features[:1]),
             difference(tested, features),
             difference(gradients(model, images, steps=4), whole),
-            difference(gradients(model, images, steps=8), whole)))
+            difference(gradients(model, images, steps=8), whole),
+            padded(model.train(), features_of),
+            padded(model.eval(), features_of),
+            padded(model.float().eval(), scores_of)))
     ], strict=True))
 
 
@@ -87,6 +99,7 @@ def build(norm, depth):
     cfg.model.backbone.zero_init_residual = False
     # Without P6 and P7, which are 1x1 here: BN cannot train on one element.
     cfg.model.neck.num_outs = 3
+    cfg.model.bbox_head.anchor_generator.strides = [8, 16, 32]
     if depth == 18:
         cfg.model.neck.in_channels = [64, 128, 256, 512]
     torch.manual_seed(0)
@@ -126,6 +139,40 @@ def gradients(model, images, steps):
         ((features * weights).mean() / steps).backward()
     return torch.cat([p.grad.flatten() for p in model.backbone.parameters()
                       if p.grad is not None])
+
+
+def padded(model, measured):
+    """Return how far an image in a batch is from the image alone."""
+    generator = torch.Generator().manual_seed(0)
+    like = next(model.parameters())
+    images = [torch.randn(3, *shape, generator=generator) for shape in SHAPES]
+    samples = [DetDataSample(metainfo=dict(
+        img_shape=shape, pad_shape=shape, scale_factor=(1, 1)))
+        for shape in SHAPES]
+    with torch.no_grad():
+        together = measured(
+            model, stack_batch(images).to(like), copy.deepcopy(samples))
+        alone = [measured(model, image[None].to(like), [sample])[0]
+                 for image, sample in zip(images, samples, strict=True)]
+    return max(difference(one, own)
+               for one, own in zip(together, alone, strict=True))
+
+
+def features_of(model, images, samples):
+    """Return each image's finest level, over its own area."""
+    mode = over_own_areas(images, samples) if model.has_own_area(
+        model.training) else nullcontext()
+    with mode:
+        features = backbone(model, images)
+    return [maps[:, :sample.img_shape[0] // 8, :sample.img_shape[1] // 8]
+            for maps, sample in zip(features, samples, strict=True)]
+
+
+def scores_of(model, images, samples):
+    """Return the scores of each image's best boxes."""
+    model.test_cfg.update(score_thr=0., max_per_img=50)
+    return [sample.pred_instances.scores[:50]
+            for sample in model.predict(images, samples)]
 
 
 def difference(value, reference):
