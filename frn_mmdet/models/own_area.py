@@ -145,6 +145,7 @@ class Batch:
 
 
 def cut(inputs: Tensor, shape: tuple[int, int], numbers: list) -> Tensor:
+    """Some images of a batch, (N, C, H, W), without what is outside."""
     height, width = shape
     return inputs[numbers, :, :height, :width]
 

@@ -39,8 +39,8 @@ def describe_switch(plan: NormPlan, outcome: Outcome,
         lines.append(f'  activation after a sum of norms: {_counts(adds)}')
     tlus = sum(site.activation == 'TLU' for site in sites)
     lines.append(f'  in all: {len(norms)} norms, {tlus} TLU')
-    lines.append(f'  padding that other images bring: {PADDING[plan.own_area]} '
-                 f'(own_area={plan.own_area})')
+    lines.append('  padding that other images bring: '
+                 f'{PADDING[plan.own_area]} (own_area={plan.own_area})')
     lines += [f'  note: {sentence}' for sentence in _notes(plan, outcome)]
     lines += [f'  changed: {sentence}' for sentence in changed]
     return '\n'.join(lines)
