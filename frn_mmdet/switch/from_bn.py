@@ -62,7 +62,7 @@ def convert(incoming: Incoming, places: list[NormPlace]) -> Conversion | None:
     _check_all_used(incoming, found)
     device = state_dict[f'{found[0].bn}running_mean'].device if found else None
     of_no_map = [place for place in found
-                 if _is_of_no_map(place.bn, state_dict)]
+                 if is_of_no_map(place.bn, state_dict)]
     for place in found:
         _replace(state_dict, place.bn, place.own, place.norm, plan.share,
                  _eps_of(incoming, place), place.fits)
@@ -99,7 +99,7 @@ def _is_of_bn(incoming: Incoming, places: list[NormPlace],
         for key in incoming.state_dict)
 
 
-def _is_of_no_map(bn: str, state_dict: dict) -> bool:
+def is_of_no_map(bn: str, state_dict: dict) -> bool:
     """Whether statistics are placeholders: means of 0, variances of 1.
 
     In Caffe's weights (``open-mmlab://detectron2/resnet50_caffe``) they are
@@ -183,7 +183,7 @@ def convert_by_name(state_dict: dict, plan: NormPlan, eps: float,
         :func:`of_no_map_means`.
     """
     of_no_map = [path for path in names
-                 if _is_of_no_map(f'{path}.', state_dict)]
+                 if is_of_no_map(f'{path}.', state_dict)]
     forget_norms(state_dict)
     for old, new in names.items():
         channels = len(state_dict[f'{old}.running_mean'])
@@ -195,7 +195,7 @@ def convert_by_name(state_dict: dict, plan: NormPlan, eps: float,
 
 def _replace(state_dict: dict, old: str, new: str, norm: nn.Module,
              share: float | None, eps: float, fits: bool = True) -> None:
-    of_no_map = _is_of_no_map(old, state_dict)
+    of_no_map = is_of_no_map(old, state_dict)
     bn = {key: state_dict.pop(f'{old}{key}')
           for key in ('weight', 'bias', 'running_mean', 'running_var',
                       'num_batches_tracked') if f'{old}{key}' in state_dict}

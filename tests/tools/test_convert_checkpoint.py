@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdet.registry import MODELS
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 from scripts import load
 from torch import nn
 
 from frn_mmdet import FRN
+from frn_mmdet.compare.switch_model import switch_model
 from frn_mmdet.layers import BRN
 
 ROOT = Path(__file__).parents[2]
@@ -301,3 +304,79 @@ def test_a_full_disk(net, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list((tmp_path / 'new').iterdir()) == []
+
+
+@pytest.fixture
+def taken(shapes, tmp_path):
+    """taken(norm): what is written, the detector and the config."""
+    init_default_scope('mmdet')
+    config = tmp_path / 'config.py'
+    cfg = Config.fromfile(
+        ROOT / 'configs/small_batch/retinanet_r18_fpn_shapes.py')
+    cfg.train_dataloader.dataset.data_root = f'{shapes}/'
+    cfg.train_dataloader.dataset.pipeline = [
+        step for step in cfg.train_dataloader.dataset.pipeline
+        if step.type != 'RandomFlip']
+    cfg.dump(config)
+    torch.manual_seed(0)
+    switch_model(cfg.model, 'BN')
+    model = MODELS.build(cfg.model)
+    for name, value in model.state_dict().items():
+        if name.endswith(('running_mean', 'running_var')):
+            value += torch.rand_like(value)
+    torch.save(model.state_dict(), tmp_path / 'bn.pth')
+
+    def _taken(norm, *args):
+        out = tmp_path / f'{norm}.pth'
+        main([str(tmp_path / 'bn.pth'), str(out), '--norm', norm,
+              '--statistics', str(config), '--over', '16', *args])
+        return torch.load(out), model, cfg
+
+    return _taken
+
+
+def test_statistics_of_the_users_images(taken, capsys):
+    """Those of the stem, computed anew in float64."""
+    state, model, cfg = taken('BN')
+    assert 'statistics of 16 images' in capsys.readouterr().out
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    batch = pseudo_collate([dataset[i] for i in range(len(dataset))])
+    images = model.data_preprocessor(batch, True)['inputs'].double()
+    model.double()
+    x = model.backbone.conv1(images)
+    torch.testing.assert_close(
+        state['backbone.bn1.running_mean'].double(), x.mean((0, 2, 3)),
+        rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        state['backbone.bn1.running_var'].double(), x.var((0, 2, 3)),
+        rtol=1e-3, atol=1e-4)
+    assert set(state) == set(model.state_dict())
+
+
+def test_a_norm_goes_on_from_them(taken):
+    """As from a file that was written between."""
+    bn, _, _ = taken('BN')
+    frn, _, _ = taken('FRN')
+    torch.testing.assert_close(
+        frn['backbone.frn1.ref_mean'], bn['backbone.bn1.running_mean'])
+    torch.testing.assert_close(
+        frn['backbone.frn1.ref_var'], bn['backbone.bn1.running_var'] + 1e-5)
+
+
+@pytest.mark.parametrize('args, said', [
+    (['--over', '15'], '16 images at a time; it has 16, and 15 were'),
+    (['--bn-eps', '1e-3'], '--bn-eps is 0.001, but in'),
+])
+def test_statistics_that_cannot_be_taken(taken, capsys, args, said):
+    with pytest.raises(SystemExit) as error:
+        taken('BN', *args)
+    assert said in str(error.value)
+
+
+def test_folded_statistics_are_not_replaced(taken, tmp_path, capsys):
+    state, model, _ = taken('BN')
+    model.backbone.bn1.reset_running_stats()
+    torch.save(model.state_dict(), tmp_path / 'bn.pth')
+    with pytest.raises(SystemExit, match='those of backbone.bn1 in .* are'):
+        main([str(tmp_path / 'bn.pth'), str(tmp_path / 'out.pth'),
+              '--statistics', str(tmp_path / 'config.py')])

@@ -1,11 +1,14 @@
 """Convert a checkpoint that was trained with BN, once.
 
 python -m frn_mmdet convert_checkpoint IN OUT [--norm FRN:from_bn=100]
+python -m frn_mmdet convert_checkpoint IN OUT --statistics CONFIG [--norm BN]
 python -m frn_mmdet convert_checkpoint IN OUT --check CONFIG --images DIR
 
 Training does it by itself (norm_cfg.from_bn); this is for other packages and
 for plain PyTorch, where frn_mmdet.FRN loads what is written. A threshold of
-a TLU, which BN weights have none of, starts at 0. With --check, each norm of
+a TLU, which BN weights have none of, starts at 0. With --statistics, the means
+and variances of the BNs are taken anew on CONFIG's training images, those of
+its backbone and neck; with --norm BN that is all. With --check, each norm of
 CONFIG's backbone and neck that IN has is compared, before and after, on images
 of DIR.
 """
@@ -32,10 +35,12 @@ from mmengine.runner import CheckpointLoader
 
 from frn_mmdet.compare.switch_model import switch_model
 from frn_mmdet.engine.loading import checkpoints_explained
+from frn_mmdet.engine.statistics import take_statistics
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.switch.from_bn import (
     BN_EPS,
     convert_by_name,
+    is_of_no_map,
     mmcv_name,
     of_no_map_means,
     rename_norms,
@@ -69,13 +74,20 @@ def parse_args(argv):
     parser.add_argument('out', metavar='OUT', type=Path)
     parser.add_argument(
         '--norm', default='FRN',
-        help='FRN, FRN:from_bn=100 or BRN (default: %(default)s)')
+        help='FRN, FRN:from_bn=100, BRN or, with --statistics, BN (default: '
+        '%(default)s)')
     parser.add_argument(
         '--bn-eps', type=float, default=BN_EPS, metavar='EPS',
         help='that the BNs were trained with (default: %(default)s)')
     parser.add_argument(
         '--keep-names', action='store_true',
         help='leave bn1 its name, where mmcv would call an FRN frn1')
+    parser.add_argument(
+        '--statistics', metavar='CONFIG',
+        help="a detector's config, its train_dataloader the images")
+    parser.add_argument(
+        '--over', type=int, default=256, metavar='N',
+        help='images to take statistics over (default: %(default)s)')
     parser.add_argument(
         '--check', metavar='CONFIG',
         help="a detector's config, or mmdet's own as mmdet::folder/name.py")
@@ -93,10 +105,11 @@ def convert(args):
     """Write OUT; print what it is."""
     value = read_norm(args.norm)
     plan = parse_norm_cfg(value)
-    if not plan.converts:
+    stays = plan.name == 'BN' and bool(args.statistics) and not args.check
+    if not (plan.converts or stays):
         raise ConfigError(
             f'--norm: {args.norm} cannot start from BN; choose FRN, with '
-            'from_bn a number, or BRN')
+            'from_bn a number, BRN, or BN with --statistics and no --check')
     if 'parts' in value:
         raise ConfigError(
             f'--norm: {args.norm} names parts, but every BN is converted')
@@ -110,9 +123,12 @@ def convert(args):
     key = next((key for key in ('state_dict', 'model')
                 if isinstance(checkpoint.get(key), dict)), None)
     before = check_weights(checkpoint[key] if key else checkpoint, args)
+    if args.statistics:
+        before = with_statistics(args, before)
     after = copy.copy(before)
-    names = rename_norms(after, plan, args.keep_names)
-    of_no_map = convert_by_name(after, plan, args.bn_eps, names)
+    names = rename_norms(after, plan, args.keep_names or stays)
+    of_no_map = [] if stays else convert_by_name(
+        after, plan, args.bn_eps, names)
     report = compare(args, value, before, images) if images else ''
     # Not the optimizer's state, which counts the parameters of BN.
     buffer = io.BytesIO()  # torch hides what a disk says
@@ -169,6 +185,44 @@ def check_weights(state, args):
     return state
 
 
+def with_statistics(args, state):
+    """Return a state dict with the statistics of a config's images."""
+    init_default_scope('mmdet')
+    cfg = read_config('--statistics', args.statistics)
+    at = prefix_of(state)
+    model = build(cfg, None)
+    paths = [path for path in bn_paths(model) if part_of(path) in SHOWN
+             and f'{path}.running_mean'.removeprefix(at) in state]
+    if not paths:
+        raise ConfigError(
+            f'--statistics: {args.statistics} has no BN in its backbone or '
+            f'neck where {args.source} has')
+    folded = [path for path in paths
+              if is_of_no_map(f'{path}.'.removeprefix(at), state)]
+    if folded:
+        raise ConfigError(
+            f'--statistics: those of {folded[0]} in {args.source} are folded '
+            'into gamma and beta, where others cannot take their place')
+    there = {f'{at}{key}': value for key, value in state.items()}
+    check_shapes('--statistics', args.statistics, model, there, paths, args)
+    check_eps('--statistics', args.statistics, model, paths, args)
+    model.load_state_dict(there, strict=False)
+    seen = take_statistics(model, cfg, args.over)
+    print(f'statistics of {seen} images of {args.statistics}, {len(paths)} BN')
+    own, state = model.state_dict(), copy.copy(state)  # with its metadata
+    for path in paths:
+        for name in ('running_mean', 'running_var'):
+            key = f'{path}.{name}'
+            state[key.removeprefix(at)] = own[key]
+    return state
+
+
+def prefix_of(state):
+    """Return what the keys of a backbone's weights lack in a detector."""
+    return '' if any(key.startswith('backbone.') for key in state) else (
+        'backbone.')
+
+
 def find_images(args):
     """Return the files to check on; none if no check was asked for."""
     if args.check is None:
@@ -185,9 +239,8 @@ def find_images(args):
 def compare(args, value, before, images):
     """Return the table of differences, mean over the images."""
     init_default_scope('mmdet')
-    cfg = read_config(args.check)
-    at = '' if any(key.startswith('backbone.') for key in before) else (
-        'backbone.')
+    cfg = read_config('--check', args.check)
+    at = prefix_of(before)
     before = {f'{at}{key}': state for key, state in before.items()
               if part_of(f'{at}{key}') in SHOWN}
     parts = {part_of(key) for key in before if key.endswith('.running_mean')}
@@ -200,8 +253,8 @@ def compare(args, value, before, images):
     value = value | dict(parts=sorted(parts), tlu=False)
     plan = parse_norm_cfg(value)
     models = [build(cfg, None), build(cfg, value)]
-    check_shapes(models[0], before, there, args)
-    check_eps(models[0], there, args)
+    check_shapes('--check', args.check, models[0], before, there, args)
+    check_eps('--check', args.check, models[0], there, args)
     pairs = pair_norms(models[1], there, plan)
     after = copy.copy(before)
     convert_by_name(after, plan, args.bn_eps, pairs)
@@ -224,22 +277,22 @@ def compare(args, value, before, images):
             + table(rows, ['layer', 'difference']) + '\n')
 
 
-def read_config(path):
+def read_config(option, path):
     """Return a config, of mmdet's or of a file."""
     try:
         return get_config(path) if '::' in path else Config.fromfile(path)
     except Exception as error:  # whatever a config may raise
         raise ConfigError(
-            f'--check: {path} cannot be read: {error}') from error
+            f'{option}: {path} cannot be read: {error}') from error
 
 
-def check_eps(model, paths, args):
+def check_eps(option, config, model, paths, args):
     """Refuse another eps than that of the config's BNs."""
     for path in paths:
         eps = model.get_submodule(path).eps
         if eps != args.bn_eps:
             raise ConfigError(
-                f'--bn-eps is {args.bn_eps:g}, but in {args.check} that of '
+                f'--bn-eps is {args.bn_eps:g}, but in {config} that of '
                 f'{path} is {eps:g}; give --bn-eps {eps:g}')
 
 
@@ -272,14 +325,14 @@ def pair_norms(switched, paths, plan):
     return dict(pairs)
 
 
-def check_shapes(model, state, paths, args):
+def check_shapes(option, config, model, state, paths, args):
     """Refuse weights of another model; each BN must be among them."""
     needed = {f'{path}.running_mean' for path in paths}
     for key, value in model.state_dict().items():
         if key in state and state[key].shape != value.shape or (
                 key in needed - state.keys()):
-            raise ConfigError(f'--check: {args.source} is not of '
-                              f'{args.check}, it has no {key} of that shape')
+            raise ConfigError(f'{option}: {args.source} is not of {config}, '
+                              f'it has no {key} of that shape')
 
 
 @torch.no_grad()
