@@ -73,6 +73,10 @@ def parse_args(argv):
     parser.add_argument(
         '--size', nargs=2, type=measure.count, metavar=('HEIGHT', 'WIDTH'),
         default=None, help='of the images; 800 1344 on a GPU, else 320 320')
+    parser.add_argument(
+        '--mixed', action='store_true',
+        help='every second image is WIDTH high and HEIGHT wide, so that each '
+        'is padded to the larger of both')
     measure.add_arguments(parser, 20., 'each config and batch')
     args = parser.parse_args(argv)
     args.configs = args.configs or CONFIGS
@@ -102,9 +106,10 @@ def measure_batch(config, batch, args):
     models = {norm: build(config, norm, args.device) for norm in args.norms}
     # The same images and objects for every norm.
     torch.manual_seed(0)
+    sizes = [args.size, args.size[::-1] if args.mixed else args.size]
     data = demo_mm_inputs(
-        batch, [(3, *args.size)] * batch, num_items=[OBJECTS] * batch,
-        with_mask=True)
+        batch, [(3, *sizes[i % 2]) for i in range(batch)],
+        num_items=[OBJECTS] * batch, with_mask=True)
     for sample in data['data_samples']:
         sample.gt_instances.labels.zero_()  # a class that every config has
     training = {norm: train_step(model, data)
