@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from frn_mmdet import config_path
 from frn_mmdet.compare.schedule import by_epoch
-from frn_mmdet.switch.mend import pretrained_in
+from frn_mmdet.switch.stock_settings import pretrained_in
 
 SIZE = 256  # of the images: the coarsest map keeps 2x2 elements
 LARGE = 320  # scales above become SIZE; SSD300 cannot be smaller

@@ -9,9 +9,9 @@ from mmengine.config import Config
 
 from ..errors import ConfigError
 from ..switch.config import dicts_of, planned_parts
-from ..switch.mend import drop_checkpoint, unfit_checkpoint, unfreeze
 from ..switch.norms import NormPlan, parse_norm_cfg, read_norm
 from ..switch.sites import norm_sites
+from ..switch.stock_settings import drop_checkpoint, unfit_checkpoint, unfreeze
 from ..utils.markdown import table
 from .cell import Cell
 from .cell_config import cell_config

@@ -34,7 +34,7 @@ def run_mmdet_tool(name: str, splits: tuple[str, ...]) -> None:
     """Run one of the tools that mmdet installs, with the same arguments.
 
     The tool is mmdet's, so its flags are those of the installed version, and
-    its own parser reads them. What a user can mend ends in one sentence
+    its own parser reads them. What a user can put right ends in one sentence
     instead of a traceback.
 
     Args:

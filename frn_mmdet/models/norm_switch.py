@@ -26,11 +26,11 @@ from ..switch.config import bn_eps, set_norms
 from ..switch.family import types_of
 from ..switch.incoming import Incoming
 from ..switch.marks import marks_of, read_marks
-from ..switch.mend import mend
 from ..switch.norms import NormPlan, parse_norm_cfg, part_of
 from ..switch.place import check_traced
 from ..switch.report import describe_stayed, describe_switch
 from ..switch.sites import channels_of, norms_of
+from ..switch.stock_settings import adjust_settings
 from .own_area import (
     batch_of,
     over_own_areas,
@@ -101,7 +101,7 @@ class NormSwitch:
         given, kwargs = kwargs, copy.deepcopy(kwargs)
         with types_of(self.types_of):
             self._bn_eps = bn_eps(kwargs, plan)
-            changed = set_norms(kwargs, plan) + mend(kwargs, plan)
+            changed = set_norms(kwargs, plan) + adjust_settings(kwargs, plan)
         try:
             super().__init__(**kwargs)
         except ValueError as error:

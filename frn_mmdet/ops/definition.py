@@ -70,7 +70,7 @@ def mean_square(x: Tensor) -> Tensor:
     dims = spatial_dims(x)
     if not exported() and 0 in x.shape[2:]:
         return x.sum(dims, keepdim=True) + 1
-    # Not square(): ONNX has but a Pow for it.
+    # Not square(): ONNX has only Pow for it.
     return (x * x).mean(dims, keepdim=True)
 
 

@@ -13,7 +13,6 @@ from .from_bn import convert, has_bn
 from .frozen import unfreeze_misfits
 from .incoming import Incoming
 from .marks import Marks, mark, read_marks
-from .mend import pretrained_in, pretrained_item
 from .norm_places import places_of
 from .norms import NormPlan, is_norm, part_of
 from .same_norm import (
@@ -23,6 +22,7 @@ from .same_norm import (
     start_relus,
 )
 from .sites import norms_of
+from .stock_settings import pretrained_in, pretrained_item
 
 
 def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float],

@@ -30,7 +30,7 @@ def set_norms(model_cfg: dict, plan: NormPlan) -> list[str]:
         list[str]: Sentences for the report: where gamma and beta were fixed
         and train from now on.
     """
-    said, trains = [], plan.norm_cfg.get('requires_grad', True)
+    changes, trains = [], plan.norm_cfg.get('requires_grad', True)
     for key, part in planned_parts(model_cfg, plan):
         for path, cfg in dicts_of(part, key):
             has_norm = 'norm_cfg' in cfg or takes(cfg.get('type'), 'norm_cfg')
@@ -38,13 +38,13 @@ def set_norms(model_cfg: dict, plan: NormPlan) -> list[str]:
                 continue
             old = _given_or_default(cfg, 'norm_cfg')
             if trains and not old.get('requires_grad', True):
-                said.append(
+                changes.append(
                     f'{path}.norm_cfg.requires_grad: False -> True, gamma '
                     f'and beta of its {plan.name} train '
                     '(model.norm_cfg.requires_grad=False fixes those of '
                     f'{", ".join(plan.parts)})')
             cfg['norm_cfg'] = dict(plan.norm_cfg)
-    return said
+    return changes
 
 
 def is_over_tokens(cfg: dict) -> bool:

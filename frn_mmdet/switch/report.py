@@ -18,7 +18,8 @@ def describe_switch(plan: NormPlan, outcome: Outcome,
         plan (NormPlan): What ``model.norm_cfg`` asked for.
         outcome (Outcome): What became of the detector.
         changed (list[str]): What :func:`~.config.set_norms` and
-            :func:`~.mend.mend` say they changed in the config.
+            :func:`~.stock_settings.adjust_settings` say they changed in the
+            config.
 
     Returns:
         str: Several lines: the plan, counts of sites, changes.

@@ -21,8 +21,8 @@ from frn_mmdet.errors import ConfigError
 from frn_mmdet.layers import ConvWS
 from frn_mmdet.switch.flow import watch_flow
 from frn_mmdet.switch.keep_from_folding import keep_from_folding
-from frn_mmdet.switch.mend import mend
 from frn_mmdet.switch.norms import NORMS, parse_norm_cfg
+from frn_mmdet.switch.stock_settings import adjust_settings
 from frn_mmdet.switch.ws import to_ws
 
 WS = dict(type='FRN', ws=True)
@@ -155,7 +155,7 @@ def test_the_zoos_names_tell(stock, norm, checkpoint, stays):
     init_default_scope('mmdet')
     model = stock('RetinaNet').model
     model.backbone.init_cfg.checkpoint = checkpoint
-    said = mend(model, parse_norm_cfg(norm))
+    said = adjust_settings(model, parse_norm_cfg(norm))
     assert (model.backbone.init_cfg is not None) == stays
     assert any(checkpoint in line for line in said) == (not stays)
     if not stays and 'ws' in checkpoint:
@@ -169,7 +169,7 @@ def test_stock_configs_with_ws(build, stock, norm, stays):
     """Their convolutions are mmcv's, or ours of the same state and maps."""
     init_default_scope('mmdet')
     cfg = stock(GN_WS).model
-    mend(cfg, parse_norm_cfg(norm))
+    adjust_settings(cfg, parse_norm_cfg(norm))
     assert (cfg.backbone.init_cfg is not None) == stays
     model = build(GN_WS, norm, {'backbone.init_cfg': None})
     assert all(site.ws for site in norm_sites(model) if site.norm)

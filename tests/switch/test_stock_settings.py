@@ -6,34 +6,34 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 from frn_mmdet.switch.config import set_norms
-from frn_mmdet.switch.mend import mend
 from frn_mmdet.switch.norms import parse_norm_cfg
+from frn_mmdet.switch.stock_settings import adjust_settings
 
 
 @pytest.fixture
-def mended(stock):
-    """mended(name, norm, **backbone): the model config and what was said."""
+def adjusted(stock):
+    """adjusted(name, norm, **backbone): the model's config, and changes."""
     init_default_scope('mmdet')
 
-    def _mended(name, norm, **backbone):
+    def _adjusted(name, norm, **backbone):
         model = stock(name).model
         model.backbone.update(backbone)
-        said = mend(model, parse_norm_cfg(norm))
-        return model, said
+        changes = adjust_settings(model, parse_norm_cfg(norm))
+        return model, changes
 
-    return _mended
+    return _adjusted
 
 
 OWN = dict(type='Pretrained', checkpoint='work_dirs/mine.pth')
 
 
 @pytest.mark.parametrize('norm', ['GN', 'LN', 'IN', 'GFRN', 'LFRN'])
-def test_a_zoo_checkpoint_of_another_norm_goes(mended, norm):
-    model, said = mended('RetinaNet', norm)
+def test_a_zoo_checkpoint_of_another_norm_goes(adjusted, norm):
+    model, changes = adjusted('RetinaNet', norm)
     assert model.backbone.init_cfg is None
     assert model.backbone.frozen_stages == -1
     assert not model.backbone.norm_eval
-    text = '\n'.join(said)
+    text = '\n'.join(changes)
     assert 'torchvision://resnet50' in text
     assert f'trained with BN, which {norm} cannot go on from' in text
     assert 'backbone.frozen_stages: 1 -> -1' in text
@@ -45,32 +45,32 @@ def test_a_zoo_checkpoint_of_another_norm_goes(mended, norm):
     ('BRN', 'BRN starts from its statistics'),
 ])
 def test_a_zoo_checkpoint_of_bn_stays_where_it_is_converted(
-        mended, stock, norm, words):
+        adjusted, stock, norm, words):
     """And all that relies on it: frozen stages, norm_eval."""
-    model, said = mended('MaskRCNN', norm)
+    model, changes = adjusted('MaskRCNN', norm)
     assert model.backbone == stock('MaskRCNN').model.backbone
-    assert len(said) == 1
+    assert len(changes) == 1
     for word in ('torchvision://resnet50', words, 'frozen_stages=1 stays'):
-        assert word in said[0]
+        assert word in changes[0]
 
 
 @pytest.mark.parametrize('norm', ['FRN', 'BRN', 'BN', 'GN'])
 @pytest.mark.parametrize('checkpoint', ['torchvision://resnet50',
                                         'work_dirs/mine.pth'])
-def test_from_scratch_is_from_scratch(mended, norm, checkpoint):
-    model, said = mended(
+def test_from_scratch_is_from_scratch(adjusted, norm, checkpoint):
+    model, changes = adjusted(
         'MaskRCNN', dict(type=norm, from_bn=False),
         init_cfg=dict(type='Pretrained', checkpoint=checkpoint))
     assert model.backbone.init_cfg is None
     assert model.backbone.frozen_stages == -1
-    assert 'is not loaded, since from_bn is False' in said[0]
+    assert 'is not loaded, since from_bn is False' in changes[0]
 
 
 @pytest.mark.parametrize('norm', ['BN', 'SyncBN', dict(type='BN', tlu=True)])
-def test_a_zoo_checkpoint_of_the_same_norm_stays(mended, stock, norm):
-    model, said = mended('MaskRCNN', norm)
+def test_a_zoo_checkpoint_of_the_same_norm_stays(adjusted, stock, norm):
+    model, changes = adjusted('MaskRCNN', norm)
     assert model.backbone == stock('MaskRCNN').model.backbone
-    assert said == []
+    assert changes == []
 
 
 @pytest.mark.parametrize('norm, stays', [
@@ -79,82 +79,82 @@ def test_a_zoo_checkpoint_of_the_same_norm_stays(mended, stock, norm):
     ('BN', False),
     ('FRN', False),
 ])
-def test_the_zoos_group_norm(mended, norm, stays):
-    model, said = mended('mmdet::gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py',
+def test_the_zoos_group_norm(adjusted, norm, stays):
+    model, changes = adjusted('mmdet::gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py',
                          norm)
     assert (model.backbone.init_cfg is not None) is stays
-    assert bool(said) is not stays
+    assert bool(changes) is not stays
     if not stays:
-        assert 'resnet50_gn was trained with GN' in said[0]
+        assert 'resnet50_gn was trained with GN' in changes[0]
 
 
 @pytest.mark.parametrize('norm', ['FRN', 'BN', 'GN'])
-def test_a_users_own_checkpoint_is_never_dropped(mended, norm):
-    model, said = mended('MaskRCNN', norm, init_cfg=OWN)
+def test_a_users_own_checkpoint_is_never_dropped(adjusted, norm):
+    model, changes = adjusted('MaskRCNN', norm, init_cfg=OWN)
     assert model.backbone.init_cfg == OWN
     assert model.backbone.frozen_stages == 1
-    assert len(said) == 1
-    assert 'work_dirs/mine.pth is your own and stays' in said[0]
-    assert ('or with BN' in said[0]) is (norm == 'FRN')
+    assert len(changes) == 1
+    assert 'work_dirs/mine.pth is your own and stays' in changes[0]
+    assert ('or with BN' in changes[0]) is (norm == 'FRN')
 
 
 @pytest.mark.parametrize('path', [
     'https://example.org/resnet50.pth', 's3://bucket/resnet50.pth',
     'torchvision/resnet50.pth'
 ])
-def test_what_is_not_a_zoos_is_the_users(mended, path):
+def test_what_is_not_a_zoos_is_the_users(adjusted, path):
     own = dict(type='Pretrained', checkpoint=path)
-    model, _ = mended('MaskRCNN', 'FRN', init_cfg=own)
+    model, _ = adjusted('MaskRCNN', 'FRN', init_cfg=own)
     assert model.backbone.init_cfg == own
 
 
-def test_old_key_pretrained(mended):
-    model, said = mended(
+def test_old_key_pretrained(adjusted):
+    model, changes = adjusted(
         'MaskRCNN', 'GN', init_cfg=None, pretrained='torchvision://resnet50')
     assert 'pretrained' not in model.backbone
-    assert 'dropped' in said[0]
+    assert 'dropped' in changes[0]
 
 
-def test_batch_norm_from_scratch_learns_its_statistics(mended):
-    model, said = mended('MaskRCNN', 'BN', init_cfg=None)
+def test_batch_norm_from_scratch_learns_its_statistics(adjusted):
+    model, changes = adjusted('MaskRCNN', 'BN', init_cfg=None)
     assert not model.backbone.norm_eval
     assert model.backbone.frozen_stages == -1
-    assert any('norm_eval: True -> False' in s for s in said)
+    assert any('norm_eval: True -> False' in s for s in changes)
     # ... also where the config is silent: True is mmdet's default.
-    model, said = mended('FasterRCNN', 'BN', init_cfg=None)
+    model, changes = adjusted('FasterRCNN', 'BN', init_cfg=None)
     assert not model.backbone.norm_eval
 
 
-def test_a_backbone_whose_own_default_is_right_is_not_said_to_be_mended():
+def test_a_backbone_whose_own_default_is_right_is_left_alone():
     model = dict(backbone=dict(type='frn_mmdet.ResNetV2', depth=50))
-    assert mend(model, parse_norm_cfg('BN')) == []
+    assert adjust_settings(model, parse_norm_cfg('BN')) == []
 
 
-def test_parts_that_stay_are_not_mended(mended, stock):
-    model, said = mended('RetinaNet', dict(type='FRN', parts='head'))
+def test_other_parts_are_left_alone(adjusted, stock):
+    model, changes = adjusted('RetinaNet', dict(type='FRN', parts='head'))
     assert model == stock('RetinaNet').model
-    assert said == []
+    assert changes == []
 
 
 @pytest.mark.parametrize('norm', ['BN', 'SyncBN'])
-def test_a_shared_head_gets_a_batch_norm_per_level(mended, norm):
-    model, said = mended('RetinaNet', norm)
+def test_a_shared_head_gets_a_batch_norm_per_level(adjusted, norm):
+    model, changes = adjusted('RetinaNet', norm)
     assert model.bbox_head.type == 'RetinaSepBNHead'
     assert model.bbox_head.num_ins == 5
-    assert len(said) == 1
-    assert 'bypass_duplicate=True' in said[0]
+    assert len(changes) == 1
+    assert 'bypass_duplicate=True' in changes[0]
 
 
-def test_a_head_that_cannot_be_mended_is_said(mended):
-    model, said = mended('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
-                         'BN')
+def test_a_head_that_shares_its_norm_is_named(adjusted):
+    model, changes = adjusted(
+        'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 'BN')
     assert model.bbox_head.type == 'FCOSHead'
-    assert any('FCOSHead shares its BN' in s for s in said)
+    assert any('FCOSHead shares its BN' in s for s in changes)
 
 
-def test_it_is_all_said_in_one_record(build):
+def test_all_of_it_is_in_one_record(build):
     records = []
-    logger = MMLogger.get_instance('test_mend')
+    logger = MMLogger.get_instance('test_stock_settings')
     handler = logger.handlers[0]
     handler.emit = records.append
     build('RetinaNet')
@@ -167,7 +167,7 @@ def test_it_is_all_said_in_one_record(build):
 
 def test_norms_that_train_from_now_on_are_in_the_record(small):
     records = []
-    logger = MMLogger.get_instance('test_mend_requires_grad')
+    logger = MMLogger.get_instance('test_stock_settings_requires_grad')
     logger.handlers[0].emit = lambda r: records.append(r.getMessage())
     options = {'backbone.norm_cfg.requires_grad': False}
     model = small('RetinaNet', 'FRN', options)
@@ -179,15 +179,15 @@ def test_norms_that_train_from_now_on_are_in_the_record(small):
 
 
 @pytest.mark.parametrize('norm', ['GN', dict(type='FRN', from_bn=False)])
-def test_what_freezes_nothing_is_the_classs_to_say(mended, norm):
+def test_what_freezes_nothing_is_the_classs_to_say(adjusted, norm):
     """0 in EfficientNet, which refuses the -1 of all others."""
     config = 'mmdet::efficientnet/retinanet_effb3_fpn_8xb4-crop896-1x_coco.py'
-    model, said = mended(config, norm, frozen_stages=2)
+    model, changes = adjusted(config, norm, frozen_stages=2)
     assert model.backbone.frozen_stages == 0
-    assert any('frozen_stages: 2 -> 0' in s for s in said)
-    model, said = mended(config, norm)
+    assert any('frozen_stages: 2 -> 0' in s for s in changes)
+    model, changes = adjusted(config, norm)
     assert model.backbone.frozen_stages == 0
-    assert not any('frozen_stages' in s for s in said)
+    assert not any('frozen_stages' in s for s in changes)
     MODELS.build(dict(model.backbone, norm_cfg=dict(type='GN', num_groups=2)))
 
 
@@ -200,7 +200,7 @@ def test_types_may_be_classes(stock, norm):
     for part in ('backbone', 'neck', 'bbox_head'):
         model[part]['type'] = MODELS.get(model[part]['type'])
     plan = parse_norm_cfg(norm)
-    assert mend(model, plan) == mend(plain, plan)
+    assert adjust_settings(model, plan) == adjust_settings(plain, plan)
     built = MODELS.build(dict(model, type='frn_mmdet.RetinaNet',
                               norm_cfg=norm))
     assert type(built.bbox_head).__name__ == (
@@ -210,18 +210,18 @@ def test_types_may_be_classes(stock, norm):
 C4 = 'mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py'
 
 
-def test_a_checkpoint_within_a_part(mended, stock):
+def test_a_checkpoint_within_a_part(adjusted, stock):
     """A C4 detector's head has a residual stage that starts from ImageNet."""
     shared = stock(C4).model.roi_head.shared_head
     assert shared.init_cfg.type == 'Pretrained'
-    model, said = mended(C4, 'GN')
+    model, changes = adjusted(C4, 'GN')
     assert model.roi_head.shared_head.init_cfg is None
     assert not model.roi_head.shared_head.norm_eval
     assert any(s.startswith('roi_head.shared_head: open-mmlab://')
-               for s in said)
-    model, said = mended(C4, 'FRN')
+               for s in changes)
+    model, changes = adjusted(C4, 'FRN')
     assert model.roi_head.shared_head == shared
-    assert sum('is kept' in s for s in said) == 2
+    assert sum('is kept' in s for s in changes) == 2
 
 
 @pytest.mark.parametrize('norm', ['FRN', 'GN', 'BN'])
@@ -232,9 +232,9 @@ def test_weights_of_a_transformer_are_none_of_its_business(norm):
     model = dict(backbone=copy.deepcopy(backbone))
     plan = parse_norm_cfg(norm)
     set_norms(model, plan)
-    assert mend(model, plan) == []
+    assert adjust_settings(model, plan) == []
     assert model['backbone'] == backbone
-    mend(model, parse_norm_cfg(dict(type=norm, from_bn=False)))
+    adjust_settings(model, parse_norm_cfg(dict(type=norm, from_bn=False)))
     assert model['backbone']['init_cfg'] is None
 
 
@@ -247,7 +247,7 @@ def test_several_necks(neck, head):
     """Levels are those of the last neck that says how many it gives."""
     init_default_scope('mmdet')
     model = dict(neck=neck, bbox_head=dict(type='RetinaHead'))
-    mend(model, parse_norm_cfg('BN'))
+    adjust_settings(model, parse_norm_cfg('BN'))
     assert model['bbox_head']['type'] == head
     assert model['bbox_head'].get('num_ins') == (
         5 if head == 'RetinaSepBNHead' else None)

@@ -1,4 +1,7 @@
-"""Mend what a stock config would get silently wrong under another norm."""
+"""Change the settings of a stock config that would be wrong under a norm.
+
+mmdet would train with them all the same, without an error.
+"""
 
 import re
 from typing import Any
@@ -24,7 +27,7 @@ ZOOS = ('torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://',
         'https://mmassets.onedl.ai/', 'https://download.pytorch.org/')
 
 
-def mend(model_cfg: dict, plan: NormPlan) -> list[str]:
+def adjust_settings(model_cfg: dict, plan: NormPlan) -> list[str]:
     """Change, in place, the settings that do not fit the plan's norm.
 
     Args:
@@ -34,10 +37,10 @@ def mend(model_cfg: dict, plan: NormPlan) -> list[str]:
     Returns:
         list[str]: One sentence for each change, for the report.
     """
-    said = []
+    changes = []
     if plan.scratch and pretrained(model_cfg) is not None:
-        said.append(f'{pretrained(model_cfg)} is not loaded, since from_bn is '
-                    'False')
+        changes.append(f'{pretrained(model_cfg)} is not loaded, since from_bn '
+                       'is False')
         drop_checkpoint(model_cfg)
     for key, part in planned_parts(model_cfg, plan):
         for path, cfg in dicts_of(part, key):
@@ -45,13 +48,13 @@ def mend(model_cfg: dict, plan: NormPlan) -> list[str]:
             if checkpoint and is_over_tokens(cfg) and not plan.scratch:
                 continue  # Swin's has none of the plan's norms
             if path == key or checkpoint is not None:
-                said += _mend_checkpoint(path, cfg, plan)
+                changes += _adjust_checkpoint(path, cfg, plan)
     if plan.norm.batch and 'head' in plan.parts:
-        said += _mend_shared_head(model_cfg, plan)
-    return said
+        changes += _adjust_shared_head(model_cfg, plan)
+    return changes
 
 
-def _mend_checkpoint(key: str, part: dict, plan: NormPlan) -> list[str]:
+def _adjust_checkpoint(key: str, part: dict, plan: NormPlan) -> list[str]:
     """Drop a zoo checkpoint of another norm, and what relies on it."""
     checkpoint = pretrained(part)
     if checkpoint is None:
@@ -104,19 +107,19 @@ def unfreeze(key: str, part: dict, plan: NormPlan) -> list[str]:
     Returns:
         list[str]: One sentence for each change.
     """
-    said = []
+    changes = []
     if _is_frozen(part):
         none = _none_frozen(part)
-        said.append(f'{key}.frozen_stages: {part["frozen_stages"]} -> {none}, '
-                    'a fresh stage must train')
+        changes.append(f'{key}.frozen_stages: {part["frozen_stages"]} -> '
+                       f'{none}, a fresh stage must train')
         part['frozen_stages'] = none
     if takes(part.get('type'), 'norm_eval') and part.get(
             'norm_eval', default_of(part['type'], 'norm_eval', True)):
         part['norm_eval'] = False
         if plan.norm.batch:  # no other norm has a state to freeze
-            said.append(f'{key}.norm_eval: True -> False, fresh statistics '
-                        'must be learnt')
-    return said
+            changes.append(f'{key}.norm_eval: True -> False, fresh statistics '
+                           'must be learnt')
+    return changes
 
 
 def _is_frozen(part: dict) -> bool:
@@ -162,7 +165,7 @@ def drop_checkpoint(part: dict) -> None:
 
 
 def unfit_checkpoint(part: dict, plan: NormPlan) -> str | None:
-    """The zoo checkpoint that :func:`mend` would drop, if there is one.
+    """The zoo checkpoint that :func:`adjust_settings` would drop, if any.
 
     Args:
         part (dict): The config of a part of a detector.
@@ -211,7 +214,7 @@ def _has_ws(part: dict, plan: NormPlan) -> bool:
     return plan.ws or class_of(conv_cfg.get('type')) in STANDARDIZED
 
 
-def _mend_shared_head(model_cfg: dict, plan: NormPlan) -> list[str]:
+def _adjust_shared_head(model_cfg: dict, plan: NormPlan) -> list[str]:
     """Give a dense head with batch statistics a norm per pyramid level.
 
     Levels that share a norm are each normalised by their own statistics in
