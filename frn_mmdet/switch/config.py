@@ -11,6 +11,8 @@ from ..layers import BRN
 from .family import models
 from .norms import NormPlan, part_of
 
+# The norm of an upsampling layer is handed to it by its owner.
+NORM_IS_GIVEN = {'norm_cfg', 'upsample_cfg'}
 # Keys of a model config that hold no layers.
 NOT_PARTS = {'type', 'data_preprocessor', 'train_cfg', 'test_cfg', 'init_cfg'}
 
@@ -121,7 +123,7 @@ def dicts_of(value: Any, path: str) -> Iterator[tuple[str, dict]]:
     if isinstance(value, dict):
         yield path, value
         for key, child in value.items():
-            if key not in NOT_PARTS | {'norm_cfg'}:
+            if key not in NOT_PARTS | NORM_IS_GIVEN:
                 yield from dicts_of(child, f'{path}.{key}')
     elif isinstance(value, (list, tuple)):
         for i, child in enumerate(value):

@@ -19,7 +19,8 @@ def types_of(package: str) -> Iterator[None]:
     """Look types up in another package's registry from here on.
 
     Args:
-        package (str): ``mmdet`` or ``mmpretrain``.
+        package (str): ``mmdet``, ``mmpretrain``, or another that has its
+            models in a registry of mmengine's, ``PACKAGE.registry.MODELS``.
     """
     token = _package.set(package)
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
 from .flow import Flow, failure, in_mode, watch_flow
@@ -226,17 +227,20 @@ def _channels(module: nn.Module) -> int | None:
 
 
 def _sample(model: nn.Module, image: Tensor) -> Any:
-    shape = height, width = tuple(image.shape[2:])
     # Here: this module is imported with the package, also without these.
     if _is_classifier(model):
         from mmpretrain.structures import DataSample
         return DataSample().set_gt_label(0)
-    from mmdet.structures import DetDataSample
-    from mmdet.structures.mask import BitmapMasks
-    from mmengine.structures import InstanceData, PixelData
-    sample = DetDataSample(metainfo=dict(
+    shape = height, width = tuple(image.shape[2:])
+    metainfo = dict(
         img_id=0, img_shape=shape, ori_shape=shape, pad_shape=shape,
-        batch_input_shape=shape, scale_factor=(1., 1.)))
+        batch_input_shape=shape, scale_factor=(1., 1.))
+    try:
+        from mmdet.structures import DetDataSample
+        from mmdet.structures.mask import BitmapMasks
+    except ImportError:  # the scores of mmsegmentation need no more
+        return BaseDataElement(metainfo=metainfo)
+    sample = DetDataSample(metainfo=metainfo)
     boxes = torch.tensor([[0., 0., width / 2, height / 2],
                           [width / 4, height / 4, width, height]])
     sample.proposals = InstanceData(bboxes=boxes)

@@ -1,9 +1,12 @@
 import copy
 
 import pytest
+from mmcv.cnn import build_norm_layer, build_upsample_layer
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
+from torch import nn
 
+from frn_mmdet import FRN
 from frn_mmdet.switch.config import set_norms, takes
 from frn_mmdet.switch.norms import parse_norm_cfg
 
@@ -70,6 +73,29 @@ def test_norms_that_train_from_now_on_are_said(stock, config, paths):
         assert set_norms(copy.deepcopy(model), fixed) == []
     assert set_norms(model, parse_norm_cfg(
         dict(type='FRN', parts='neck'))) == []
+
+
+class Upsampling(nn.Module):
+
+    def __init__(self, channels, norm_cfg=None):
+        super().__init__()
+        self.norm = build_norm_layer(norm_cfg, channels)[1]
+
+
+class Decoder(nn.Module):
+    """Hands its norm_cfg on, as mmsegmentation's UNet does."""
+
+    def __init__(self, norm_cfg=None, upsample_cfg=None):
+        super().__init__()
+        self.up = build_upsample_layer(upsample_cfg, 8, norm_cfg=norm_cfg)
+
+
+def test_an_upsampling_layer_gets_its_norm_from_its_owner():
+    model = dict(backbone=dict(
+        type=Decoder, upsample_cfg=dict(type=Upsampling)))
+    set_norms(model, parse_norm_cfg('FRN'))
+    cfg = model['backbone']
+    assert type(cfg.pop('type')(**cfg).up.norm) is FRN
 
 
 def test_parts(stock):

@@ -1,6 +1,7 @@
 """What is run, on what, and what is said where it does not run."""
 
 import copy
+import sys
 import threading
 
 import pytest
@@ -44,6 +45,31 @@ def test_what_runs_on_a_gpu_only_has_a_stand_in(build):
     layers = [m for m in model.modules() if isinstance(m, CARAFEPack)]
     assert layers
     assert not any('forward' in vars(layer) for layer in layers)
+
+
+class Segmentor(nn.Module):
+    """As mmsegmentation's, in whose environment there may be no mmdet."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = ConvModule(3, 8, 1, norm_cfg=dict(type='FRN'))
+        self.decode_head = ConvModule(8, 8, 1, norm_cfg=dict(type='FRN'))
+
+    def extract_feat(self, inputs):
+        return self.backbone(inputs)
+
+    def forward(self, inputs, data_samples, mode):
+        assert mode == 'tensor'
+        return self.decode_head(self.extract_feat(inputs))
+
+
+def test_another_packages_model_runs_without_mmdet(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmdet.structures', None)
+    flow = flow_of(Segmentor())
+    assert flow.failures == []
+    assert list(flow.norms) == ['backbone.frn', 'decode_head.frn']
+    assert [act.op for act in flow.acts] == ['relu'] * 2
+    assert not flow.apart
 
 
 class Pyramid(nn.Module):
