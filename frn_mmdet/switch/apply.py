@@ -26,6 +26,9 @@ from .tlu_plan import (
 )
 from .ws import standardize_convs
 
+# These refuse maps of 3 dimensions, which PyTorch has other classes for.
+OF_2D = (nn.BatchNorm2d, nn.InstanceNorm2d)
+
 
 @dataclass
 class Outcome:
@@ -200,6 +203,10 @@ def _replacements(model: nn.Module, norms: dict, own: set[str], flow: Flow,
         elif seen is None or path in flow.escaped | flow.apart:
             outcome.stayed[path] = 'it did not run' + ''.join(
                 f' ({failure})' for failure in flow.failures[:1])
+        elif len(seen.shape) > 4 and plan.norm.layer in OF_2D:
+            outcome.stayed[path] = (
+                f'its maps have {len(seen.shape) - 2} dimensions, and '
+                f'{plan.name} is of those with 2')
         elif path in flow.unknown and plan.tlu and plan.parts:
             outcome.stayed[path] = flow.unknown[path]
         elif _is_flat(seen.shape) and _loses_one_element(plan):

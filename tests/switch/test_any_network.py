@@ -138,7 +138,7 @@ def trained(model):
     """As if its BNs had seen something; each with other numbers."""
     torch.manual_seed(0)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
             module.running_mean.normal_()
             module.running_var.uniform_(.2, 3.)
             module.num_batches_tracked += 9
@@ -402,6 +402,30 @@ def test_what_is_refused_leaves_the_model_as_it_was(make, norm, words):
     torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
     handle.remove()
     assert not model._forward_hooks
+
+
+def of_volumes():
+    return trained(nn.Sequential(
+        nn.Conv3d(3, 8, 3), nn.BatchNorm3d(8), nn.ReLU())).double()
+
+
+VOLUMES = X[:, :, None].repeat(1, 1, 4, 1, 1).double()
+
+
+def test_volumes_are_maps_too():
+    model = of_volumes()
+    expected = model(VOLUMES)
+    new = switch_norms(model, BN_ITSELF, VOLUMES)
+    assert type(new[1]) is FRN and new[1].tau is not None
+    torch.testing.assert_close(new(VOLUMES), expected)
+
+
+@pytest.mark.parametrize('norm', ['BN', 'IN'])
+def test_a_norm_of_images_is_none_of_volumes(norm):
+    """PyTorch has other classes for those, and these fail at the next call."""
+    with pytest.raises(ConfigError, match=f'no norm could become {norm}; 1: '
+                       f'its maps have 3 dimensions, and {norm} is of'):
+        switch_norms(of_volumes(), norm, VOLUMES)
 
 
 @pytest.mark.parametrize('make', [lambda: simple(nn.ReLU6()), Functional,
