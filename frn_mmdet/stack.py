@@ -35,8 +35,7 @@ def allow_own_checkpoints() -> None:
     weights. torch >= 2.6 loads weights only, unless a class is declared
     safe. OneDL's mmengine declares these itself while it loads.
     """
-    if hasattr(checkpoint, 'get_torch_safe_globals') or not hasattr(
-            torch.serialization, 'add_safe_globals'):
+    if hasattr(checkpoint, 'get_torch_safe_globals'):
         return
     # NumPy 2 renamed its core, and a file may be from either side.
     core = getattr(np, '_core', None) or np.core

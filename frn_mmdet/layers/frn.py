@@ -5,13 +5,12 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
 from ..ops import frn
-from ..ops.definition import compute_dtype
+from ..ops.definition import EPS, compute_dtype
 from ..registry import MODELS
 from .arguments import check, check_count, check_eps, check_flag, is_number
 from .fx import Proxy, one_call
 from .mmcv_eps import eps_was_given
 
-EPS = 1e-6  # section 3.1
 EPS_L = 1e-4  # section 3.1, initial value of the learnable part
 REFERENCE = ('ref_mean', 'ref_var', 'ref_share')
 

@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor
 
+EPS = 1e-6  # Singh and Krishnan, section 3.1
+
 
 def frn_definition(x: Tensor,
                    weight: Tensor,
                    bias: Tensor,
                    tau: Tensor | None = None,
-                   eps: float | Tensor = 1e-6,
+                   eps: float | Tensor = EPS,
                    mean: Tensor | None = None,
                    share: float = 1.) -> Tensor:
     """Equations (1) to (3) of Singh and Krishnan, section 3.

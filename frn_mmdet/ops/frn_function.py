@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .check import check_frn
-from .definition import frn_definition
+from .definition import EPS, frn_definition
 from .kernel import by_definition, is_native
 from .plain import PlainFRN
 
@@ -15,7 +15,7 @@ def frn(x: Tensor,
         weight: Tensor,
         bias: Tensor,
         tau: Tensor | None = None,
-        eps: float | Tensor = 1e-6,
+        eps: float | Tensor = EPS,
         mean: Tensor | None = None,
         var: Tensor | None = None,
         share: float = 1.) -> Tensor:

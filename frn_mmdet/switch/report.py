@@ -73,7 +73,7 @@ def _notes(plan: NormPlan, outcome: Outcome) -> Iterator[str]:
 
 def describe_stayed(plan: NormPlan, stayed: dict[str, str]) -> str:
     """The text of the warning that names norms over a map that stayed."""
-    lines = [f'model.norm_cfg: not {plan.name} but as they were:']
+    lines = [f'model.norm_cfg: these norms are not switched to {plan.name}:']
     lines += [f'  {path}: {reason}' for path, reason in stayed.items()]
     return '\n'.join(lines)
 

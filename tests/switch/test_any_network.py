@@ -296,7 +296,7 @@ def test_a_norm_over_maps_of_1x1_stays_and_is_named(warnings):
         nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU()))
     switch_norms(model, 'FRN', X)
     text, = warnings
-    assert text.startswith('norm_cfg: not FRN but as they were:')
+    assert text.startswith('norm_cfg: these norms are not switched to FRN:')
     assert '5: its maps are 1x1' in text
     assert [type(model[i]) for i in (1, 5, 6)] == [
         FRN, nn.BatchNorm2d, nn.ReLU]

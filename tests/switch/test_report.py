@@ -43,6 +43,6 @@ def test_what_else_is_worth_knowing():
 def test_each_norm_that_stayed_is_named():
     stayed = {'neck.a': 'its maps are 1x1', 'neck.b': 'it did not run'}
     assert describe_stayed(parse_norm_cfg('FRN'), stayed) == (
-        'model.norm_cfg: not FRN but as they were:\n'
+        'model.norm_cfg: these norms are not switched to FRN:\n'
         '  neck.a: its maps are 1x1\n'
         '  neck.b: it did not run')

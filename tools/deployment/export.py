@@ -96,7 +96,7 @@ def parse_args(argv):
         metavar='N')
     group.add_argument(
         '--runtimes', nargs='+', default=list(RUNTIMES), metavar='NAME',
-        help=' or '.join(RUNTIMES) + ' (both, if left out)')
+        help=' or '.join(RUNTIMES) + ' (default: each of them)')
     args = parser.parse_args(argv)
     if args.check is (args.images is None):
         parser.error('--check and --images belong together')
