@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..layers.arguments import divisor
 from .apply import Outcome, apply_plan
 from .flow import Flow, failure, in_mode, watch_flow
-from .from_bn import of_no_map_means
+from .from_bn import first_share, is_of_no_map, of_no_map_means
 from .norm_act import split_norms
 from .norms import NormPlan, is_norm, parse_norm_cfg
 from .report import describe_stayed
@@ -196,11 +196,11 @@ def _keep_state(old: nn.Module, new: nn.Module, plan: NormPlan,
     of_no_map = False
     if _has_statistics(old) and plan.converts and type(old) is not type(new):
         is_fresh = _is_fresh(old)
-        of_no_map = not is_fresh and _is_of_no_map(old)
+        of_no_map = not is_fresh and is_of_no_map('', old.state_dict())
         if is_asked or not is_fresh:
-            share = 0. if of_no_map and plan.share is not None else plan.share
             state |= new.state_from_bn(
-                old.running_mean, old.running_var + old.eps, share)
+                old.running_mean, old.running_var + old.eps,
+                first_share(plan.share, of_no_map))
     new.load_state_dict(state, strict=False)
     return of_no_map
 
@@ -209,12 +209,8 @@ def _has_statistics(norm: nn.Module) -> bool:
     return isinstance(norm, _BatchNorm) and norm.running_mean is not None
 
 
-def _is_of_no_map(bn: nn.Module) -> bool:
-    return bool((bn.running_mean == 0).all() and (bn.running_var == 1).all())
-
-
 def _is_fresh(bn: nn.Module) -> bool:
     """Whether nothing tells that a BN was trained; its gamma may be all 0."""
-    return _is_of_no_map(bn) and not bn.num_batches_tracked and (
+    return is_of_no_map('', bn.state_dict()) and not bn.num_batches_tracked and (
         bn.weight is None or bool((bn.weight == bn.weight[0]).all())) and (
         bn.bias is None or bool((bn.bias == 0).all()))

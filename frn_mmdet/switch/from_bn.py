@@ -110,6 +110,11 @@ def is_of_no_map(bn: str, state_dict: dict) -> bool:
     return bool((mean == 0).all() and ((var - 1).abs() < 1e-3).all())
 
 
+def first_share(share: float | None, of_no_map: bool) -> float | None:
+    """0, which is BN itself, where nothing tells how large a map was."""
+    return 0. if of_no_map and share is not None else share
+
+
 def of_no_map_means(plan: NormPlan) -> str:
     """What becomes of BNs whose statistics are placeholders."""
     return ('the BN statistics are of no map (mean 0, variance 1), folded '
@@ -202,7 +207,7 @@ def _replace(state_dict: dict, old: str, new: str, norm: nn.Module,
     mean, var = bn['running_mean'], bn['running_var']
     if fits:
         state = norm.state_from_bn(
-            mean, var + eps, 0. if of_no_map and share is not None else share)
+            mean, var + eps, first_share(share, of_no_map))
     else:
         state = norm.fresh_statistics(mean.device)
         if of_no_map:  # gamma and beta have them

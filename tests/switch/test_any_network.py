@@ -272,11 +272,12 @@ def warnings():
     logger.removeHandler(handler)
 
 
-def test_statistics_that_are_folded_into_gamma_and_beta(warnings):
+@pytest.mark.parametrize('var', [1., 1 - 1e-5])  # 1, but for the eps
+def test_statistics_that_are_folded_into_gamma_and_beta(warnings, var):
     """Caffe's weights: FRN cannot tell how large the maps were."""
     model = trained(UNet())
     bn = model.bottom[4]
-    bn.running_mean.zero_(), bn.running_var.fill_(1.)
+    bn.running_mean.zero_(), bn.running_var.fill_(var)
     switch_norms(model, 'FRN', X)
     text, = warnings
     assert '1 norms: the BN statistics are of no map' in text

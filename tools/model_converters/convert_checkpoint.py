@@ -46,6 +46,7 @@ from frn_mmdet.switch.from_bn import (
     rename_norms,
 )
 from frn_mmdet.switch.norms import NORMS, parse_norm_cfg, part_of, read_norm
+from frn_mmdet.utils.command_line import number
 from frn_mmdet.utils.images import image_files, read_image
 from frn_mmdet.utils.markdown import table
 from frn_mmdet.utils.whole_file import whole_file
@@ -86,14 +87,14 @@ def parse_args(argv):
         '--statistics', metavar='CONFIG',
         help="a detector's config, its train_dataloader the images")
     parser.add_argument(
-        '--over', type=int, default=256, metavar='N',
+        '--over', type=number(int, 1), default=256, metavar='N',
         help='images to take statistics over (default: %(default)s)')
     parser.add_argument(
         '--check', metavar='CONFIG',
         help="a detector's config, or mmdet's own as mmdet::folder/name.py")
     parser.add_argument('--images', type=Path, metavar='DIR')
     parser.add_argument(
-        '--count', type=int, default=16, metavar='N',
+        '--count', type=number(int, 1), default=16, metavar='N',
         help='images to check on (default: %(default)s)')
     args = parser.parse_args(argv)
     if (args.check is None) is not (args.images is None):
@@ -230,9 +231,8 @@ def find_images(args):
     if not args.images.is_dir():
         raise ConfigError(f'--images: no folder {args.images}')
     files = image_files(args.images)
-    if not files or args.count < 1:
-        raise ConfigError(f'--images: {args.images} has {len(files)} images '
-                          f'and --count is {args.count}')
+    if not files:
+        raise ConfigError(f'--images: {args.images} has no images')
     return files[:args.count]
 
 
