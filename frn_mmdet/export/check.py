@@ -63,9 +63,7 @@ def check_file(model: nn.Module, file: Path, folder: Path, count: int,
         raise ConfigError(f'OUT: no file {file}; export it without --check')
     detections = Detections(model)
     runs = {name: open_in(name, file) for name in runtimes}
-    images = image_files(folder)[:count]
-    if not images:
-        raise ConfigError(f'--images: no images in {folder}')
+    images = image_files(folder, count)
     rows = []
     for size in sizes:
         pipeline = pipeline_of(model.cfg, size)

@@ -211,6 +211,7 @@ def _has_statistics(norm: nn.Module) -> bool:
 
 def _is_fresh(bn: nn.Module) -> bool:
     """Whether nothing tells that a BN was trained; its gamma may be all 0."""
-    return is_of_no_map('', bn.state_dict()) and not bn.num_batches_tracked and (
+    return not bn.num_batches_tracked and (
+        is_of_no_map('', bn.state_dict())) and (
         bn.weight is None or bool((bn.weight == bn.weight[0]).all())) and (
         bn.bias is None or bool((bn.bias == 0).all()))

@@ -10,10 +10,17 @@ from ..errors import ConfigError
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The images of a folder, sorted; none if it is not there."""
-    return sorted(path for path in folder.glob('*')
-                  if path.suffix.lower() in SUFFIXES)
+def image_files(folder: Path, count: int) -> list[Path]:
+    """The first images of ``--images``, by name.
+
+    Raises:
+        ConfigError: If there are none.
+    """
+    files = sorted(path for path in folder.glob('*')
+                   if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ConfigError(f'--images: no images in {folder}')
+    return files[:count]
 
 
 def read_image(pipeline: Compose, file: Path) -> Any:

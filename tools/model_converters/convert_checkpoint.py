@@ -119,7 +119,7 @@ def convert(args):
             f'--bn-eps must be a number above 0, got {args.bn_eps:g}')
     if args.out.is_dir() or not args.out.name:
         raise ConfigError(f'OUT: {args.out} is a folder; give a file')
-    images = find_images(args)
+    images = image_files(args.images, args.count) if args.check else []
     checkpoint = load(args.source)
     key = next((key for key in ('state_dict', 'model')
                 if isinstance(checkpoint.get(key), dict)), None)
@@ -222,18 +222,6 @@ def prefix_of(state):
     """Return what the keys of a backbone's weights lack in a detector."""
     return '' if any(key.startswith('backbone.') for key in state) else (
         'backbone.')
-
-
-def find_images(args):
-    """Return the files to check on; none if no check was asked for."""
-    if args.check is None:
-        return []
-    if not args.images.is_dir():
-        raise ConfigError(f'--images: no folder {args.images}')
-    files = image_files(args.images)
-    if not files:
-        raise ConfigError(f'--images: {args.images} has no images')
-    return files[:args.count]
 
 
 def compare(args, value, before, images):
