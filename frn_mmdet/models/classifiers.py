@@ -1,7 +1,7 @@
 """What is of mmpretrain, under names that are there without it.
 
 A registry holds classes or functions. Here these are functions, since
-mmpretrain, which not everyone has, takes seconds to import: a detector shall
+mmpretrain, which not everyone has, takes seconds to import: a detector must
 not wait for it.
 """
 

@@ -87,7 +87,7 @@ def kernel_for(device: torch.device | str) -> Kernel:
 
 
 def is_native(x: Tensor) -> bool:
-    """Whether a kernel computes for ``x``; in haste, since every call asks."""
+    """Whether a kernel computes for ``x``; fast, since every call asks."""
     if by_definition():
         return False
     return _is_native(x.device.type, _choice() if _chosen else _default)

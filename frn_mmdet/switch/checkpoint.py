@@ -33,7 +33,7 @@ def watch(model: nn.Module, plan: NormPlan, bn_eps: dict[str, float],
     which ``init_cfg`` loads, and for all in them that has a norm.
     A norm in a module with a checkpoint gets its reference statistics at once:
     who copies or wraps the model before its weights are loaded (mmengine's
-    EMA, DistributedDataParallel) shall find them.
+    EMA, DistributedDataParallel) must find them.
 
     Args:
         model (nn.Module): A detector, its norms switched.

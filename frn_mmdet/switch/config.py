@@ -131,7 +131,7 @@ def dicts_of(value: Any, path: str) -> Iterator[tuple[str, dict]]:
 
 
 def takes(type_: Any, argument: str) -> bool:
-    """Whether a class takes an argument, be it by ``**kwargs`` to a base.
+    """Whether a class takes an argument, also by ``**kwargs`` to a base.
 
     Args:
         type_ (str or type): The class, or its name in :func:`~.family.models`.

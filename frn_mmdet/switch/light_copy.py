@@ -28,7 +28,7 @@ class Zeros:
     """Zeros that share their memory.
 
     Args:
-        tensors (Iterable[Tensor]): What there shall be zeros for. Where one
+        tensors (Iterable[Tensor]): What to give zeros for. Where one
             is on the meta device, its zeros are on the CPU.
     """
 

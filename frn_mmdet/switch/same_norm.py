@@ -2,8 +2,8 @@
 
 mmengine only warns of keys that do not match, and the detector would run on
 with norms that were never trained, or without what was learnt. Layers that
-one side has not at all are nobody's loss: a head of another detector, a
-convolution more.
+only one side has are no reason to refuse: a head of another detector, one
+more convolution.
 """
 
 import inspect

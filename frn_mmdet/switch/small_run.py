@@ -17,7 +17,7 @@ from .norms import STANDARDIZED, is_norm
 
 # Height and width of the image, in pixels: at a stride of 128 a row of two
 # elements is left, so that a map of 1x1 is one that was pooled. The others
-# are for what cannot do with that: kernels that are larger than the last
+# are for where that is too small: kernels that are larger than the last
 # map, and modules that are made for images of one size.
 SIZES = ((128, 256), (512, 512), (1024, 1024), (640, 640), (800, 800),
          (256, 256), (320, 320), (416, 416))
