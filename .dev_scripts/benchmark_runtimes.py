@@ -12,7 +12,6 @@ are random: the time is the network's, next to no boxes compete. Memory is
 what loading and running adds to a process of its own at its peak.
 """
 
-import argparse
 import logging
 import multiprocessing
 import sys
@@ -30,6 +29,7 @@ from mmengine.registry import init_default_scope
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.export import runtimes
 from frn_mmdet.export.onnx import export_onnx
+from frn_mmdet.utils.command_line import parser_of
 from frn_mmdet.utils.markdown import table
 
 PYTORCH = 'pytorch'
@@ -69,9 +69,7 @@ def main(argv=None):
 
 def parse_args(argv):
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument(
         'config', metavar='CONFIG', nargs='?', type=Path,
         default=benchmark_detector.CONFIGS[0],

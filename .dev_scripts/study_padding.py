@@ -8,7 +8,6 @@ with torchvision's names. Trains by tools/compare_norms.py, with own_area
 of other sizes, and writes OUT/training.md and OUT/test.md.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -23,6 +22,7 @@ from mmengine.runner import Runner
 
 from frn_mmdet.compare.cell import Cell
 from frn_mmdet.switch.norms import read_norm
+from frn_mmdet.utils.command_line import parser_of
 from frn_mmdet.utils.markdown import table
 
 CONFIG = study_pretrained.CONFIGS / 'retinanet_mobilenet-v2_fpn_kangaroo.py'
@@ -64,9 +64,7 @@ def main(argv=None):
 
 def parse_args(argv):
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument('data', type=Path, metavar='DATA')
     parser.add_argument('out', type=Path, metavar='OUT')
     parser.add_argument('--norms', nargs='+', default=NORMS, metavar='NORM')

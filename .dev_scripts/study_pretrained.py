@@ -12,7 +12,6 @@ OUT/choices.md                what else might matter, on kangaroo
 OUT/detectors.md              a BN detector that goes on as FRN
 """
 
-import argparse
 import csv
 import os
 import subprocess
@@ -29,6 +28,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
 from frn_mmdet import config_path
+from frn_mmdet.utils.command_line import parser_of
 from frn_mmdet.utils.markdown import table
 
 CONFIGS = Path(config_path('pretrained/README.md')).parent
@@ -117,9 +117,7 @@ def main(argv=None):
 
 def parse_args(argv):
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument('data', type=Path, metavar='DATA')
     parser.add_argument('out', type=Path, metavar='OUT')
     names = [*STARTS, 'detectors']

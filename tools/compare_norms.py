@@ -12,7 +12,6 @@ training, delete its folder in DIR/cells.
 Exit status 1 if nothing was trained, or no training has a result.
 """
 
-import argparse
 import logging
 import signal
 import sys
@@ -26,7 +25,7 @@ from frn_mmdet.compare.launch import LAUNCHERS
 from frn_mmdet.compare.probe import estimate
 from frn_mmdet.compare.result import is_ok
 from frn_mmdet.errors import ConfigError
-from frn_mmdet.utils.command_line import CfgOptions
+from frn_mmdet.utils.command_line import CfgOptions, parser_of
 
 TRAIN = Path(__file__).with_name('train.py')
 
@@ -70,9 +69,7 @@ def main(argv=None):
 
 def parse_args(argv):
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument(
         'config', metavar='CONFIG',
         help="a config file, or mmdet's own as mmdet::folder/name.py")

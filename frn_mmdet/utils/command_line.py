@@ -27,6 +27,23 @@ class CfgOptions(DictAction):
             raise argparse.ArgumentError(self, NO_DICTS) from error
 
 
+def parser_of(text: str) -> argparse.ArgumentParser:
+    """A parser whose ``--help`` begins with a text, line by line as it is."""
+    return argparse.ArgumentParser(
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_detector(parser: argparse.ArgumentParser) -> None:
+    """Let a tool take a config, a checkpoint of it and changes to it."""
+    parser.add_argument('config', metavar='CONFIG', help='the config file')
+    parser.add_argument(
+        'checkpoint', metavar='CHECKPOINT', help='a checkpoint of its model')
+    parser.add_argument(
+        '--cfg-options', metavar='KEY=VALUE', nargs='+', action=CfgOptions,
+        default={}, help='changes to the config')
+
+
 def number(kind: type, low: float,
            high: float | None = None) -> Callable[[str], float]:
     """A reader of the numbers from ``low`` to ``high``, for argparse.

@@ -27,7 +27,7 @@ from mmengine.registry import init_default_scope
 from frn_mmdet.engine.check_data import check_coco_data
 from frn_mmdet.engine.load_detector import load_detector, read_config
 from frn_mmdet.errors import ConfigError
-from frn_mmdet.utils.command_line import CfgOptions
+from frn_mmdet.utils.command_line import add_detector, number
 from frn_mmdet.utils.picture import picture_path, write_picture
 
 CELL = 3.2  # inches; an image's side in the grid
@@ -52,39 +52,26 @@ def main(argv=None):
 
 def parse_args(argv):
     """Read and check the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition('\n')[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('config', metavar='CONFIG', help='the config file')
-    parser.add_argument(
-        'checkpoint', metavar='CHECKPOINT', help='a checkpoint of its model')
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    add_detector(parser)
     parser.add_argument(
         '--out', metavar='FILE', required=True, type=picture_path,
-        default=argparse.SUPPRESS,
         help='the picture to write, .png or .pdf')
     parser.add_argument(
-        '--num', metavar='N', type=int, default=12,
-        help='how many images, spread over the data set')
+        '--num', metavar='N', type=number(int, 1), default=12,
+        help='how many images, spread over the data set (default: '
+        '%(default)s)')
     parser.add_argument(
-        '--score-thr', metavar='S', type=float, default=0.3,
-        help='lowest score of the predictions shown, 0 to 1')
-    parser.add_argument('--device', default='cpu', help='cpu or cuda:0')
+        '--score-thr', metavar='S', type=number(float, 0, 1), default=0.3,
+        help='lowest score of the predictions shown (default: %(default)s)')
     parser.add_argument(
-        '--cfg-options', metavar='KEY=VALUE', nargs='+', action=CfgOptions,
-        default=argparse.SUPPRESS, help='changes to the config')
-    args = parser.parse_args(argv)
-    if args.num < 1:
-        parser.error(f'argument --num: {args.num} is not 1 or more')
-    if not 0 <= args.score_thr <= 1:
-        parser.error(f'argument --score-thr: {args.score_thr} is not from 0 '
-                     'to 1')
-    return args
+        '--device', default='cpu', help='cpu or cuda:0 (default: cpu)')
+    return parser.parse_args(argv)
 
 
 def draw(args):
     """Run the detector on the images and write the picture."""
-    config = read_config(args.config, args.checkpoint,
-                         getattr(args, 'cfg_options', {}))
+    config = read_config(args.config, args.checkpoint, args.cfg_options)
     try:
         torch.empty(0, device=args.device)
     except (RuntimeError, AssertionError) as error:

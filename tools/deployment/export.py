@@ -27,7 +27,6 @@ box that overlaps a better one by the NMS's threshold, to the rounding, may be
 there on one side alone.
 """
 
-import argparse
 import logging
 import sys
 from pathlib import Path
@@ -38,7 +37,7 @@ from frn_mmdet.export.agreement import BOX, SCORE
 from frn_mmdet.export.check import check_file
 from frn_mmdet.export.onnx import export_onnx
 from frn_mmdet.export.runtimes import RUNTIMES
-from frn_mmdet.utils.command_line import CfgOptions, number
+from frn_mmdet.utils.command_line import add_detector, number, parser_of
 from frn_mmdet.utils.markdown import table
 
 
@@ -63,12 +62,8 @@ def main(argv=None):
 
 def parse_args(argv):
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', metavar='CONFIG', help='the config file')
-    parser.add_argument(
-        'checkpoint', metavar='CHECKPOINT', help='a checkpoint of its model')
+    parser = parser_of(__doc__)
+    add_detector(parser)
     parser.add_argument(
         'out', metavar='OUT', type=Path, help='to write, .onnx')
     parser.add_argument(
@@ -76,9 +71,6 @@ def parse_args(argv):
     parser.add_argument(
         '--fp16', action='store_true',
         help='convolve in float16; norms and boxes stay float32')
-    parser.add_argument(
-        '--cfg-options', metavar='KEY=VALUE', nargs='+', action=CfgOptions,
-        default={}, help='changes to the config')
     parser.add_argument(
         '--check', action='store_true',
         help='compare OUT, which is there, with PyTorch')

@@ -13,7 +13,6 @@ CONFIG's backbone and neck that IN has is compared, before and after, on images
 of DIR.
 """
 
-import argparse
 import copy
 import io
 import logging
@@ -46,7 +45,7 @@ from frn_mmdet.switch.from_bn import (
     rename_norms,
 )
 from frn_mmdet.switch.norms import NORMS, parse_norm_cfg, part_of, read_norm
-from frn_mmdet.utils.command_line import number
+from frn_mmdet.utils.command_line import number, parser_of
 from frn_mmdet.utils.images import image_files, read_image
 from frn_mmdet.utils.markdown import table
 from frn_mmdet.utils.whole_file import whole_file
@@ -66,9 +65,7 @@ def main(argv=None):
 
 def parse_args(argv):
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument(
         'source', metavar='IN',
         help='a file, or what mmengine loads: torchvision://resnet50, ...')
