@@ -187,7 +187,7 @@ def test_a_bad_option_is_named(arguments, capsys, option):
     with pytest.raises(SystemExit):
         draw_detections.main([*arguments, option])
     name, value = option.split('=')
-    assert f'argument {name}: {value}' in capsys.readouterr().err
+    assert f'argument {name}: {value!r} is not' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('device', ['nonsense', 'cuda:99'])
