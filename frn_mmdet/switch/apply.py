@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from ..layers.arguments import divisor
 from .flow import Flow, Seen, is_plain_norm
 from .keep_from_folding import keep_from_folding
+from .levels import Shared, give_levels, shared_norms
 from .norms import NormPlan, part_of
 from .place import place_tlus, replace_module
 from .sites import NormSite, channels_of, norm_name, norms_of, sites_of
@@ -47,6 +48,9 @@ class Outcome:
         flat (list[str]): Norms over maps of 1x1, of which little is left.
         bn_eps (dict[str, float]): eps of the BNs that were replaced, since
             no config names them, by path.
+        levels (list[Shared]): Norms that levels of a pyramid shared, each of
+            which has one of its own now.
+        shared (list[str]): Those that they still share, by path.
     """
 
     sites: list[NormSite] = field(default_factory=list)
@@ -58,6 +62,8 @@ class Outcome:
     unfolded: list[str] = field(default_factory=list)
     flat: list[str] = field(default_factory=list)
     bn_eps: dict[str, float] = field(default_factory=dict)
+    levels: list[Shared] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
 
 
 def apply_plan(model: nn.Module,
@@ -124,13 +130,19 @@ def apply_plan(model: nn.Module,
         norm_name(norm) for path, norm in norms.items()
         if path not in own | new.keys() | outcome.stayed.keys())
     outcome.failures = flow.failures
-    if new or sites or plan.ws:
+    if plan.norm.batch and plan.parts:
+        shared = shared_norms(flow, own | new.keys())
+        outcome.levels = [each for each in shared if each.host is not None]
+        outcome.shared = [each.path for each in shared if each.host is None]
+        give_levels(model, outcome.levels)
+    if new or sites or plan.ws or outcome.levels:
         flow = watch(model)
     if plan.norm.batch:
         outcome.unfolded = keep_from_folding(model, flow)
     outcome.sites = sites_of(model, flow)
     if plan.tlu:
-        _check_nothing_left(plan, flow, own | new.keys())
+        _check_nothing_left(plan, flow, _with_levels(own | new.keys(),
+                                                     outcome.levels))
     if _loses_one_element(plan):
         outcome.flat = sorted(
             path for path in (own | new.keys()) & flow.norms.keys()
@@ -256,6 +268,13 @@ def _plan_or_leave(model: nn.Module, plan: NormPlan, flow: Flow,
                 outcome.stayed[path] = (
                     f'{str(error).partition(":")[0]} acts on it and cannot '
                     'become a TLU')
+
+
+def _with_levels(norms: set[str], levels: list[Shared]) -> set[str]:
+    """The norms, of each level where it has one of its own."""
+    each = {one.path: range(one.levels) for one in levels}
+    return {f'{path}.{level}' if path in each else path for path in norms
+            for level in each.get(path, (None, ))}
 
 
 def _check_nothing_left(plan: NormPlan, flow: Flow, norms: set[str]) -> None:

@@ -13,7 +13,7 @@ from .from_bn import convert, has_bn
 from .frozen import unfreeze_misfits
 from .incoming import Incoming
 from .marks import Marks, mark, read_marks
-from .norm_places import places_of
+from .norm_places import places_of, spread_levels
 from .norms import NormPlan, is_norm, part_of
 from .same_norm import (
     check_said,
@@ -140,6 +140,7 @@ def prepare(incoming: Incoming, marks: Marks) -> None:
             norms, or a parameter of them that the model has not, or the
             reverse, or says that it is of another kind.
     """
+    spread_levels(incoming)
     check_said(incoming, marks)
     source = pretrained_in(getattr(incoming.module, 'init_cfg', None))
     if not incoming.at and not incoming.prefix:

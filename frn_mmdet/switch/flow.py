@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, is_dataclass
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,6 +140,19 @@ class Seen(NamedTuple):
     keywords: frozenset = frozenset()
 
 
+class NormCall(NamedTuple):
+    """One time that a norm ran.
+
+    Attributes:
+        shape (tuple): Of its input.
+        running (tuple): Of each ``forward`` that was running, the outermost
+            first: path of the module and the number of that call.
+    """
+
+    shape: tuple
+    running: tuple
+
+
 @dataclass
 class Flow:
     """What a forward pass has shown.
@@ -146,6 +160,7 @@ class Flow:
     Attributes:
         norms (dict[str, Seen]): By path, in the order of the data. A norm
             that never ran is not there.
+        calls (dict[str, list[NormCall]]): Each time that they ran.
         acts (list[Act]): In the same order.
         used (set[str]): Norms whose output is also used as it is.
         escaped (set[str]): Norms whose output left a part that ran on its
@@ -165,6 +180,7 @@ class Flow:
     """
 
     norms: dict = field(default_factory=dict)
+    calls: dict = field(default_factory=lambda: defaultdict(list))
     acts: list = field(default_factory=list)
     used: set = field(default_factory=set)
     escaped: set = field(default_factory=set)
@@ -255,6 +271,8 @@ class _Watcher(TorchDispatchMode):
         self.made_by = WeakIdKeyDictionary()
         self.convs = WeakIdKeyDictionary()
         self.calls: list[Call] = []
+        self.running: list[tuple[str, int]] = []
+        self.numbers = count()
         self.time = 0
         self.in_backward = False
 
@@ -295,6 +313,20 @@ class _Watcher(TorchDispatchMode):
             module.forward = normalise
         elif isinstance(module, TLU) and 'forward' not in vars(module):
             module.forward = self._act_as_tlu
+        elif module._modules:
+            module.forward = self._counted(path, module.forward)
+
+    def _counted(self, path: str, forward: Callable) -> Callable:
+        """A ``forward`` that is also seen where it is not called by hooks."""
+
+        def run(*args, **kwargs):
+            self.running.append((path, next(self.numbers)))
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                self.running.pop()
+
+        return run
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -423,6 +455,8 @@ class _Watcher(TorchDispatchMode):
                             self.made_by.get(call.first),
                             self.convs.get(call.first, frozenset()),
                             call.keywords))
+        self.flow.calls[call.path].append(
+            NormCall(tuple(output.shape), tuple(self.running)))
         self._use([self.marks[x] for x in tensors_in(call.first)
                    if x in self.marks])
         mark = Mark(frozenset({call.path}))

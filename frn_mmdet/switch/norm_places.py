@@ -12,6 +12,7 @@ from typing import Any
 from mmcv.cnn.bricks.norm import infer_abbr
 from torch import Tensor, nn
 
+from ..layers import LevelNorms
 from .incoming import Incoming
 from .norms import NORMS, NormPlan, part_of
 from .sites import channels_of, norms_of
@@ -27,6 +28,7 @@ class NormPlace:
         norm (nn.Module): The norm.
         path (str): Its path in the detector.
         own (str): What the keys of its own state start with.
+        around (str): What those of the module start with that has it.
         there (bool): Whether its own state is there.
         bn (str or None): What those of a BN start with that stands there.
         other (str or None): Another norm that stands there, by its name.
@@ -42,6 +44,7 @@ class NormPlace:
     norm: nn.Module
     path: str
     own: str
+    around: str
     there: bool
     bn: str | None
     other: str | None
@@ -68,25 +71,26 @@ def places_of(incoming: Incoming) -> list[NormPlace]:
         if norm.weight is None:
             continue
         own = f'{prefix}{path}'
-        parent, dot, name = own.rpartition('.')
-        beside = f'{parent}{dot}'
+        owner, name = owner_and_name(module, path)
+        around = f'{prefix}{owner}.' if owner else prefix
         postfix = name.removeprefix(infer_abbr(plan.norm.layer))
         of_bn = incoming.is_of(part_of(incoming.where(path)), 'BN')
         names = [f'{BN}{postfix}'] + (
             [name] if of_bn or not own_statistics else [])
-        bn = next((f'{beside}{other}.' for other in names
-                   if f'{beside}{other}.running_mean' in state_dict), None)
-        convs = convs_of(module.get_submodule(path.rpartition('.')[0]), beside)
+        bn = next((f'{around}{other}.' for other in names
+                   if f'{around}{other}.running_mean' in state_dict), None)
+        convs = convs_of(module.get_submodule(owner), around)
         convs_there = any(f'{conv}.weight' in state_dict and not is_vector(
             state_dict[f'{conv}.weight']) for conv in convs)
         places.append(NormPlace(
             norm=norm,
             path=incoming.where(path),
             own=f'{own}.',
+            around=around,
             there=any(is_vector(state_dict.get(f'{own}.{name}'))
                       for name in ('weight', 'running_mean')),
             bn=bn,
-            other=_other_norm(state_dict, beside, postfix, plan),
+            other=_other_norm(state_dict, around, postfix, plan),
             beside=convs_there or not convs,
             expected=convs_there and not any(
                 f'{conv}.bias' in state_dict for conv in convs),
@@ -95,6 +99,34 @@ def places_of(incoming: Incoming) -> list[NormPlace]:
                 for key, conv in misfits.items()
                 if f'{prefix}{key}' in convs)))
     return places
+
+
+def owner_and_name(module: nn.Module, path: str) -> tuple[str, str]:
+    """Path of the module that has a norm, and the norm's name there.
+
+    One of several for the levels of a pyramid has its number in its name,
+    ``bn.0``: what they belong to is that of the one for all.
+    """
+    owner, _, name = path.rpartition('.')
+    if owner and isinstance(module.get_submodule(owner), LevelNorms):
+        owner, _, norms = owner.rpartition('.')
+        name = f'{norms}.{name}'
+    return owner, name
+
+
+def spread_levels(incoming: Incoming) -> None:
+    """Let, in place, the norms of all levels start from one for all.
+
+    Each module does so when it is loaded; but here it has a BN for a BRN,
+    and what looks at the keys before that shall find them.
+    """
+    own = infer_abbr(incoming.plan.norm.layer)
+    for path, norms in incoming.module.named_modules():
+        if not isinstance(norms, LevelNorms):
+            continue
+        parent, dot, name = f'{incoming.prefix}{path}'.rpartition('.')
+        for there in {name, f'{BN}{name.removeprefix(own)}'}:
+            norms.spread(incoming.state_dict, f'{parent}{dot}{there}.')
 
 
 def _have_own_statistics(norms: dict[str, nn.Module], state_dict: dict,
@@ -124,13 +156,17 @@ def misfits_of(incoming: Incoming) -> dict[str, nn.Module]:
         and there.shape != conv.weight.shape}
 
 
-def _other_norm(state_dict: dict, beside: str, postfix: str,
+def _other_norm(state_dict: dict, around: str, postfix: str,
                 plan: NormPlan) -> str | None:
-    """The norm in a place by mmcv's names: ``gn1`` in that of ``frn1``."""
+    """The norm in a place by mmcv's names: ``gn1`` in that of ``frn1``.
+
+    Or in that of ``bn1.0``, which it may be for all levels.
+    """
     for other, row in NORMS.items():
-        stem = f'{beside}{infer_abbr(row.layer)}{postfix}.'
+        stem = f'{around}{infer_abbr(row.layer)}'
         if row.layer is not plan.norm.layer and any(
-                f'{stem}{name}' in state_dict
+                f'{stem}{end}.{name}' in state_dict
+                for end in (postfix, postfix.partition('.')[0])
                 for name in ('weight', 'running_mean')):
             return other
     return None
@@ -141,7 +177,7 @@ def is_vector(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() == 1
 
 
-def convs_of(owner: nn.Module, beside: str) -> list[str]:
+def convs_of(owner: nn.Module, around: str) -> list[str]:
     """The convolutions of a module, as a state dict names them."""
-    return [f'{beside}{name}' for name, child in owner.named_children()
+    return [f'{around}{name}' for name, child in owner.named_children()
             if isinstance(child, nn.modules.conv._ConvNd)]

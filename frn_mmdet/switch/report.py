@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from itertools import groupby, islice
 
 from .apply import Outcome
 from .norms import PARTS, NormPlan, part_of
@@ -64,6 +64,14 @@ def _notes(plan: NormPlan, outcome: Outcome) -> Iterator[str]:
         yield (f'{len(outcome.unfolded)} {name} do not follow the convolution '
                f'before them ({outcome.unfolded[0]}): fuse_conv_bn would fold '
                'them wrong')
+    for host, levels in groupby(outcome.levels, lambda each: each.host):
+        levels = [each.levels for each in levels]
+        yield (f'{host}: one {name} a pyramid level, {max(levels)}, in place '
+               f'of one for all of them, at {len(levels)} places')
+    if outcome.shared:
+        yield (f'{len(outcome.shared)} {name} are shared by pyramid levels, '
+               f'whose statistics differ ({outcome.shared[0]}); expect a gap '
+               'between training and test')
     if outcome.flat:
         way_out = ('learnable_eps=True softens that'
                    if plan.norm.has_learnable_eps else 'GN and LN leave more')

@@ -16,7 +16,7 @@ from torch import nn
 from ..errors import ConfigError
 from .incoming import Incoming
 from .marks import Marks, is_same_norm
-from .norm_places import NormPlace, convs_of, is_vector
+from .norm_places import NormPlace, convs_of, is_vector, owner_and_name
 from .norms import NormPlan, is_norm, part_of
 from .sites import norms_of
 
@@ -88,11 +88,12 @@ def _has_norms(incoming: Incoming, part: str) -> bool:
         if type(norm) is not incoming.plan.norm.layer or (
                 part_of(incoming.where(path)) != part):
             continue
-        own = f'{incoming.prefix}{path}'
-        parent, dot, _ = own.rpartition('.')
-        owner = incoming.module.get_submodule(path.rpartition('.')[0])
-        keys = [f'{own}.{name}' for name in norm.state_dict()] + [
-            f'{conv}.weight' for conv in convs_of(owner, f'{parent}{dot}')]
+        prefix = incoming.prefix
+        owner, _ = owner_and_name(incoming.module, path)
+        keys = [f'{prefix}{path}.{name}' for name in norm.state_dict()] + [
+            f'{conv}.weight' for conv in convs_of(
+                incoming.module.get_submodule(owner),
+                f'{prefix}{owner}.' if owner else prefix)]
         if any(key in incoming.state_dict for key in keys):
             return True
     return False
@@ -171,12 +172,11 @@ def _check_norms(incoming: Incoming, places: list[NormPlace]) -> None:
         bn_there = place.bn is not None and not plan.norm.batch
         if place.there and not bn_there:
             continue
-        beside = place.own[:-1].rpartition('.')[0]
-        if not place.beside or beside and not any(
-                key.startswith(f'{beside}.')
-                for key in incoming.state_dict):
+        around = place.around
+        if not place.beside or around and not any(
+                key.startswith(around) for key in incoming.state_dict):
             continue
-        if not beside and not (place.expected or place.other):
+        if not around and not (place.expected or place.other):
             continue
         other = 'BN' if bn_there else place.other
         found = f'has {other} there' if other else 'has no norm there'
@@ -193,7 +193,7 @@ def _check_not_elsewhere(incoming: Incoming, places: list[NormPlace]) -> None:
     prefix, plan = incoming.prefix, incoming.plan
     missing, fit = {}, set()
     for place in places:
-        path = place.own[len(prefix):-1].rpartition('.')[0].rpartition('.')[0]
+        path = place.around[len(prefix):-1].rpartition('.')[0]
         if isinstance(incoming.module.get_submodule(path), nn.ModuleList):
             if place.there:
                 fit.add(path)

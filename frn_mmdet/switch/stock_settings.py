@@ -215,25 +215,21 @@ def _has_ws(part: dict, plan: NormPlan) -> bool:
 
 
 def _adjust_shared_head(model_cfg: dict, plan: NormPlan) -> list[str]:
-    """Give a dense head with batch statistics a norm per pyramid level.
+    """Let RetinaNet's head have a batch norm per pyramid level.
 
-    Levels that share a norm are each normalised by their own statistics in
-    training, but by one running average over all of them at test.
+    By mmdet's own class, which checkpoints are of. Every other head that
+    shares its norms gets them when it is built: see :mod:`.levels`.
     """
     head = model_cfg.get('bbox_head')
-    if not isinstance(head, dict) or not takes(head.get('type'), 'norm_cfg'):
-        return []
-    cls = class_of(head['type'])
-    if cls is models().get('RetinaSepBNHead'):
+    cls = class_of(head.get('type')) if isinstance(head, dict) else None
+    if cls is None or cls is not models().get('RetinaHead'):
         return []
     necks = model_cfg.get('neck') or {}
     levels = next((neck['num_outs'] for neck in (
         necks[::-1] if isinstance(necks, (list, tuple)) else [necks])
                    if 'num_outs' in neck), None)
-    if cls is not models().get('RetinaHead') or levels is None:
-        return [f'bbox_head: {cls.__name__} shares its {plan.name} over the '
-                'pyramid levels, whose statistics differ; expect a gap '
-                'between training and test']
+    if levels is None:
+        return []
     head.update(type='RetinaSepBNHead', num_ins=levels)
     head.pop('init_cfg', None)  # it takes none, and initialises alike
     return [f'bbox_head: RetinaHead -> RetinaSepBNHead, {plan.name} per '

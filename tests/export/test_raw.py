@@ -38,6 +38,15 @@ def test_maps_have_mmdets_names(build, name, kinds):
     assert list(outputs(build(name, None, OPTIONS))) == levels(*kinds)
 
 
+def test_a_norm_of_each_level_is_its_own_in_the_maps(small):
+    model = small('FCOS', 'BN', {'bbox_head.stacked_convs': 1}).eval()
+    before = outputs(model)
+    torch.nn.init.constant_(model.bbox_head.cls_convs[0].bn[3].bias, 9.)
+    after = outputs(model)
+    assert [name for name in before if not after[name].equal(before[name])
+            ] == ['cls_scores_3', 'centernesses_3']
+
+
 OPTIONS = {
     'backbone.depth': 18,
     'backbone.init_cfg': None,

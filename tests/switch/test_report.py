@@ -1,4 +1,5 @@
 from frn_mmdet.switch.apply import Outcome
+from frn_mmdet.switch.levels import Shared
 from frn_mmdet.switch.norms import parse_norm_cfg
 from frn_mmdet.switch.report import describe_stayed, describe_switch
 
@@ -36,6 +37,19 @@ def test_what_else_is_worth_knowing():
         'fuse_conv_bn would fold them wrong',
         '  note: 2 FRN are over maps of 1x1 (neck.e), of which little is '
         'left; learnable_eps=True softens that']
+    outcome = Outcome(
+        levels=[Shared('bbox_head.a', 'bbox_head', 5),
+                Shared('bbox_head.b', 'bbox_head', 4),
+                Shared('neck.c', 'neck', 3)], shared=['mask_head.d'])
+    assert describe_switch(parse_norm_cfg('BN'), outcome, []).splitlines()[
+        -3:] == [
+            '  note: bbox_head: one BN a pyramid level, 5, in place of one '
+            'for all of them, at 2 places',
+            '  note: neck: one BN a pyramid level, 3, in place of one for '
+            'all of them, at 1 places',
+            '  note: 1 BN are shared by pyramid levels, whose statistics '
+            'differ (mask_head.d); expect a gap between training and test']
+    outcome = Outcome(flat=['neck.e'])
     text = describe_switch(parse_norm_cfg('IN'), outcome, [])
     assert text.endswith('GN and LN leave more')
 
