@@ -194,8 +194,8 @@ class NormSwitch:
                       'current', logging.WARNING)
         super().init_weights()
 
-    def loss(self, inputs: Tensor, samples: list | None = None, *args,
-             **kwargs) -> dict:
+    def loss(self, batch_inputs: Tensor,
+             batch_data_samples: list | None = None, *args, **kwargs) -> dict:
         """As mmdet's, but not from weights that nobody has loaded.
 
         With ``own_area=True`` each image's maps are over its own area.
@@ -208,31 +208,34 @@ class NormSwitch:
             raise ConfigError(
                 f'no such checkpoint: {", ".join(self._missing)}; give the '
                 "file, or None for the part's init_cfg to train from scratch")
-        if not self.has_own_area(training=True):
-            return super().loss(inputs, samples, *args, **kwargs)
-        with over_own_areas(inputs, samples):
-            return super().loss(inputs, samples, *args, **kwargs)
+        with over_own_areas(batch_inputs, batch_data_samples,
+                            self.has_own_area(training=True)):
+            return super().loss(
+                batch_inputs, batch_data_samples, *args, **kwargs)
 
-    def predict(self, inputs: Tensor, samples: list | None = None, *args,
+    def predict(self, batch_inputs: Tensor,
+                batch_data_samples: list | None = None, *args,
                 **kwargs) -> list:
         """As mmdet's; each image as if it were alone, if of its own area."""
         if not self.has_own_area(training=False):
-            return super().predict(inputs, samples, *args, **kwargs)
+            return super().predict(
+                batch_inputs, batch_data_samples, *args, **kwargs)
         return predict_by_shape(
-            super().predict, inputs, samples, *args, **kwargs)
+            super().predict, batch_inputs, batch_data_samples, *args, **kwargs)
 
-    def _forward(self, inputs: Tensor, samples: list | None = None, *args,
+    def _forward(self, batch_inputs: Tensor,
+                 batch_data_samples: list | None = None, *args,
                  **kwargs) -> Any:
-        if not self.has_own_area(self.training):
-            return super()._forward(inputs, samples, *args, **kwargs)
-        with over_own_areas(inputs, samples):
-            return super()._forward(inputs, samples, *args, **kwargs)
+        with over_own_areas(batch_inputs, batch_data_samples,
+                            self.has_own_area(self.training)):
+            return super()._forward(
+                batch_inputs, batch_data_samples, *args, **kwargs)
 
-    def extract_feat(self, inputs: Tensor, *args, **kwargs) -> Any:
+    def extract_feat(self, batch_inputs: Tensor, *args, **kwargs) -> Any:
         """As mmdet's; of several shapes, over each image's own area."""
-        batch = batch_of(inputs)
+        batch = batch_of(batch_inputs)
         if batch is None:
-            return super().extract_feat(inputs, *args, **kwargs)
+            return super().extract_feat(batch_inputs, *args, **kwargs)
         return batch.extract_feat(super().extract_feat, *args, **kwargs)
 
     def has_own_area(self, training: bool) -> bool:

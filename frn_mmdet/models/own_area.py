@@ -165,9 +165,16 @@ _BATCH = ContextVar('batch of several shapes', default=None)
 
 
 @contextmanager
-def over_own_areas(inputs: Any, samples: list | None) -> Iterator[None]:
-    """Let the maps of these inputs be made over each image's own area."""
-    groups = groups_of(inputs, samples)
+def over_own_areas(inputs: Any, samples: list | None,
+                   asked: bool = True) -> Iterator[None]:
+    """Let the maps of these inputs be made over each image's own area.
+
+    Args:
+        inputs (Tensor): The batch, (N, C, H, W).
+        samples (list[DetDataSample], optional): Of the images.
+        asked (bool): False: do nothing.
+    """
+    groups = groups_of(inputs, samples) if asked else {}
     if not groups:  # what is compiled or exported has one shape
         yield
         return

@@ -237,3 +237,14 @@ def test_a_norm_of_the_batch_trains_on_the_batch(name):
 def test_another_value_is_refused(value):
     with pytest.raises(ConfigError, match="own_area: got .* 'test', True, F"):
         parse_norm_cfg(dict(type='FRN', own_area=value))
+
+
+def test_the_names_of_mmdets_arguments(small):
+    """Whoever calls by them, as mmdet's docstrings have them."""
+    model = small('RetinaNet', 'FRN')
+    inputs, samples = prepared(model, images())
+    assert model.loss(batch_inputs=inputs, batch_data_samples=samples)
+    with torch.no_grad():
+        assert model.predict(batch_inputs=inputs, batch_data_samples=samples)
+        assert model._forward(batch_inputs=inputs, batch_data_samples=samples)
+        assert model.extract_feat(batch_inputs=inputs)
