@@ -152,9 +152,9 @@ def switch(model, norm):
 
 def left_unnamed(detector, norm):
     """Return paths of norms that stayed without a word, LayerNorms aside."""
-    layer = parse_norm_cfg(read_norm(norm)).norm.layer
+    row = parse_norm_cfg(read_norm(norm)).norm
     return [path for path, norm in norms_of(detector)
-            if type(norm) not in (layer, nn.LayerNorm)
+            if not row.is_layer(norm) and type(norm) is not nn.LayerNorm
             and path not in detector.switch_outcome.stayed
             and part_of(path) in PARTS]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from . import stack  # isort: skip  (first: it says what is missing)
 from .errors import ConfigError
-from .layers import BRN, FRN, GFRN, LFRN, TLU, ConvWS
+from .layers import BRN, FRN, GFRN, GN, IN, LFRN, TLU, ConvWS
 from .layers import MapLayerNorm as LN
 from .ops import frn, kernel_for, tlu, use_kernel
 from .switch import NormSite, fold_ws, norm_sites, switch_norms
@@ -15,9 +15,10 @@ stack.allow_own_checkpoints()
 stack.find_torchvision_weights()
 
 __all__ = [
-    'BRN', 'ConfigError', 'ConvWS', 'FRN', 'GFRN', 'LFRN', 'LN', 'NormSite',
-    'NormSwitch', 'ResNetV2', 'TLU', '__version__', 'config_path', 'fold_ws',
-    'frn', 'kernel_for', 'norm_sites', 'switch_norms', 'tlu', 'use_kernel'
+    'BRN', 'ConfigError', 'ConvWS', 'FRN', 'GFRN', 'GN', 'IN', 'LFRN', 'LN',
+    'NormSite', 'NormSwitch', 'ResNetV2', 'TLU', '__version__', 'config_path',
+    'fold_ws', 'frn', 'kernel_for', 'norm_sites', 'switch_norms', 'tlu',
+    'use_kernel'
 ]
 
 

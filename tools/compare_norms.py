@@ -98,7 +98,7 @@ def parse_args(argv):
     parser.add_argument(
         '--pretrained', action='store_true',
         help="keep the config's ImageNet checkpoint for the norms that can "
-        'start from it (of BN: BN, BRN and FRN); otherwise all start from '
+        'start from it (of BN: all without ws); otherwise all start from '
         'scratch if one cannot')
     parser.add_argument(
         '--jobs', type=int, default=1, metavar='N',

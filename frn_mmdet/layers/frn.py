@@ -5,19 +5,19 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
 from ..ops import frn
-from ..ops.definition import EPS, compute_dtype
+from ..ops.definition import EPS
 from ..registry import MODELS
-from .arguments import check, check_count, check_eps, check_flag, is_number
+from .arguments import check_count, check_eps, check_flag
 from .fx import Proxy, one_call
 from .mmcv_eps import eps_was_given
+from .reference import Reference
 
 EPS_L = 1e-4  # section 3.1, initial value of the learnable part
-REFERENCE = ('ref_mean', 'ref_var', 'ref_share')
 
 
 @ROOT_MODELS.register_module()  # FRN, once the plugin is imported
 @MODELS.register_module()  # frn_mmdet.FRN, which imports it
-class FRN(nn.GroupNorm):
+class FRN(Reference, nn.GroupNorm):
     r"""Filter Response Normalization, with its TLU fused on request.
 
     Singh and Krishnan, *Filter Response Normalization Layer* (CVPR 2020),
@@ -30,18 +30,9 @@ class FRN(nn.GroupNorm):
     Indeed it is GroupNorm of one channel a group, with the uncentred second
     moment in place of the variance.
 
-    With ``share`` the layer is FRN of a map that is first standardized by
-    two fixed numbers a channel, the reference statistics, and whose mean
-    square is a share of what divides::
-
-        x_ref = (x - ref_mean) / sqrt(ref_var)
-        y = weight * x_ref
-            / sqrt(share * (mean(x_ref ** 2) + eps) + 1 - share) + bias
-
-    Taken from a BatchNorm, they let a network that was trained with it go on
-    with FRN: for a share of 0 this is BN in test mode, for 1 it is FRN of
-    the standardized map, and in between FRN with a larger eps. It looks at
-    one channel of one image in any case.
+    With ``share`` it is FRN of a map that is first standardized, and may go
+    on from a BatchNorm: see :class:`.reference.Reference`, where m is 0 and
+    v the mean square. For a small share this is FRN with a larger eps.
 
     Args:
         num_features (int): Channels C.
@@ -63,10 +54,7 @@ class FRN(nn.GroupNorm):
         dtype (torch.dtype, optional): Likewise.
 
     Attributes:
-        share (float): Of the mean square, 1 for plain FRN. What the kernel
-            takes: a number, since to read the buffer in each call would wait
-            for the GPU. It is read when a state dict is loaded, and by
-            ``train()`` and ``eval()``.
+        share (float): Of the mean square, 1 for plain FRN.
 
     Shape:
         (N, C, \\*spatial), 1 to 3 spatial dimensions, N may be 0.
@@ -102,11 +90,7 @@ class FRN(nn.GroupNorm):
             nn.Parameter(self.weight.detach().new_full((1, ), EPS_L))
             if learnable_eps else None)
         self.register_parameter('tau', None)
-        for name in REFERENCE:
-            self.register_buffer(name, None)
-        self.share = 1.
-        if share is not None:
-            self.add_reference(share)
+        self.init_reference(share)
         if tlu:
             self.add_tlu()
 
@@ -116,45 +100,6 @@ class FRN(nn.GroupNorm):
             torch.zeros_like(self.weight),
             requires_grad=self.weight.requires_grad)
 
-    def add_reference(self, share: float) -> None:
-        """Give the layer reference statistics, of mean 0 and variance 1.
-
-        Raises:
-            ConfigError: If ``share`` is no number from 0 to 1.
-        """
-        check('FRN', 'share', share, is_number(share) and 0 <= share <= 1,
-              'a number from 0 to 1')
-        like = self.weight.detach()
-        # Of the buffer's precision, so that a loaded layer equals the saved.
-        self.share = float(
-            torch.tensor(share, dtype=like.dtype, device='cpu'))
-        self.ref_mean = torch.zeros_like(like)
-        self.ref_var = torch.ones_like(like)
-        self.ref_share = like.new_tensor(self.share)
-
-    def fresh_statistics(
-            self, device: torch.device | None = None) -> dict[str, Tensor]:
-        """The reference statistics with which the layer is plain FRN."""
-        channels = self.num_features
-        return dict(
-            ref_mean=torch.zeros(channels, device=device),
-            ref_var=torch.ones(channels, device=device),
-            ref_share=torch.ones((), device=device))
-
-    def state_from_bn(self, mean: Tensor, var: Tensor,
-                      share: float) -> dict[str, Tensor]:
-        """The state, but gamma and beta, that goes on from a BN's.
-
-        Args:
-            mean (Tensor): (C,), what the BN subtracts in test mode.
-            var (Tensor): (C,), what it divides by the root of, its eps
-                included.
-            share (float): See the class.
-        """
-        dtype = compute_dtype(mean)
-        return dict(ref_mean=mean.to(dtype), ref_var=var.to(dtype),
-                    ref_share=torch.tensor(share, device=mean.device))
-
     def reset_parameters(self) -> None:
         """Set the initial values (also after building on ``meta``)."""
         super().reset_parameters()
@@ -163,39 +108,6 @@ class FRN(nn.GroupNorm):
             nn.init.constant_(self.eps_l, EPS_L)
         if self._parameters.get('tau') is not None:
             nn.init.zeros_(self.tau)
-        if self._buffers.get('ref_mean') is not None:
-            self.ref_mean.zero_()
-            self.ref_var.fill_(1.)
-            self.ref_share.fill_(self.share)
-
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args,
-                              **kwargs) -> None:
-        """Have reference statistics or not, as the state dict has.
-
-        They stay in place, as those of plain FRN, where it has none: others
-        may hold a list of the buffers (mmengine's EMA does).
-        """
-        _read_old(state_dict, prefix)
-        if f'{prefix}ref_mean' in state_dict:
-            if self.ref_mean is None:
-                self.add_reference(1.)
-        elif self.ref_mean is not None and f'{prefix}weight' in state_dict:
-            neutral = self.fresh_statistics(
-                state_dict[f'{prefix}weight'].device)
-            state_dict.update(
-                {f'{prefix}{key}': value for key, value in neutral.items()})
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._read_share()
-
-    def train(self, mode: bool = True) -> 'FRN':
-        """As ``nn.Module.train``; whoever averages weights writes buffers."""
-        self._read_share()
-        return super().train(mode)
-
-    def _read_share(self) -> None:
-        # Neither on the meta device nor in a fake run is there a value.
-        if type(self.ref_share) is Tensor and not self.ref_share.is_meta:
-            self.share = float(self.ref_share)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, and threshold if the layer has a TLU."""
@@ -228,14 +140,3 @@ class FRN(nn.GroupNorm):
         if self.ref_mean is not None:
             text += f', share={self.share:g}'
         return text
-
-
-def _read_old(state_dict: dict, prefix: str) -> None:
-    """Replace, in place, what older state dicts have for the share.
-
-    ``ref_eps``, the a of ``share = 1 / (1 + a)``. It was infinite where the
-    share is 0, and there an average (mmengine's EMA) made it NaN.
-    """
-    a = state_dict.pop(f'{prefix}ref_eps', None)
-    if a is not None:
-        state_dict[f'{prefix}ref_share'] = (1 / (1 + a)).nan_to_num(0.)

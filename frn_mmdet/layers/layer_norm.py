@@ -5,13 +5,15 @@ from torch import Tensor, nn
 
 from ..ops.check import check_dtype
 from ..ops.definition import exported, per_channel
+from ..ops.grouped import How, grouped_norm
 from ..registry import MODELS
 from .arguments import check_count, check_eps
 from .fx import Proxy, one_call
+from .reference import Reference
 
 
 @MODELS.register_module(name='LN')
-class MapLayerNorm(nn.GroupNorm):
+class MapLayerNorm(Reference, nn.GroupNorm):
     """Layer normalisation over (C, H, W) of one image: one group.
 
     mmcv's ``LN`` is ``nn.LayerNorm(C)``, which normalises the *last*
@@ -21,6 +23,8 @@ class MapLayerNorm(nn.GroupNorm):
     Args:
         num_features (int): Channels C.
         eps (float): Added to the variance, 0 or more. Defaults to 1e-5.
+        share (float, optional): 0 to 1: have reference statistics, see
+            :class:`.reference.Reference`. Defaults to None.
         device (torch.device, optional): Of the parameters and buffers.
         dtype (torch.dtype, optional): Likewise.
 
@@ -34,11 +38,13 @@ class MapLayerNorm(nn.GroupNorm):
     def __init__(self,
                  num_features: int,
                  eps: float = 1e-5,
+                 share: float | None = None,
                  device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None) -> None:
         check_count('LN', 'num_features', num_features)
         check_eps('LN', eps)
         super().__init__(1, num_features, eps=eps, device=device, dtype=dtype)
+        self.init_reference(share)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each image.
@@ -49,6 +55,10 @@ class MapLayerNorm(nn.GroupNorm):
         if isinstance(x, Proxy):
             return one_call(self, x)
         check_dtype('LN input', x)
+        if self.has_reference:
+            return grouped_norm(x, How(1, self.eps, True, self.share),
+                                self.weight, self.bias, self.ref_mean,
+                                self.ref_var)
         if exported() or x.numel():
             return super().forward(x)
         # GroupNorm's gradients of parameters would be NaN.

@@ -4,18 +4,18 @@ import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from ..ops.check import check_dtype
-from ..ops.definition import compute_dtype, per_channel
+from ..ops.grouped import How, grouped_norm
 from ..registry import MODELS
 from .arguments import check, check_count, check_eps, divisor
 from .frn import EPS
 from .fx import Proxy, one_call
 from .mmcv_eps import eps_was_given
+from .reference import Reference
 
 
 @ROOT_MODELS.register_module()
 @MODELS.register_module()
-class GFRN(nn.GroupNorm):
+class GFRN(Reference, nn.GroupNorm):
     r"""Group normalisation without its mean: FRN over a group of channels.
 
     Singh and Krishnan, section 4.3, the ablation of where FRN's gain is
@@ -26,6 +26,8 @@ class GFRN(nn.GroupNorm):
         num_features (int): Channels C.
         num_groups (int): Groups; they divide C. Defaults to 32.
         eps (float): Added to the mean square, 0 or more. Defaults to 1e-6.
+        share (float, optional): 0 to 1: have reference statistics, see
+            :class:`.reference.Reference`. Defaults to None.
         device (torch.device, optional): Of the parameters and buffers.
         dtype (torch.dtype, optional): Likewise.
 
@@ -45,6 +47,7 @@ class GFRN(nn.GroupNorm):
                  num_features: int,
                  num_groups: int = 32,
                  eps: float = EPS,
+                 share: float | None = None,
                  device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None) -> None:
         if not eps_was_given(self):
@@ -58,6 +61,7 @@ class GFRN(nn.GroupNorm):
         check_eps(layer, eps)
         super().__init__(num_groups, num_features, eps=eps, device=device,
                          dtype=dtype)
+        self.init_reference(share)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each group of each image."""
@@ -68,15 +72,9 @@ class GFRN(nn.GroupNorm):
                 f'{type(self).__name__} of {self.num_channels} channels takes '
                 f'(N, {self.num_channels}, *spatial), got shape '
                 f'{tuple(x.shape)}')
-        check_dtype(f'{type(self).__name__} input', x)
-        grouped = x.to(compute_dtype(x)).unflatten(
-            1, (self.num_groups, self.num_channels // self.num_groups))
-        dims = tuple(range(2, grouped.dim()))
-        # Not square(): ONNX has but a Pow for it.
-        nu2 = (grouped * grouped).mean(dims, keepdim=True)
-        x_hat = (grouped * (nu2 + self.eps).rsqrt()).flatten(1, 2)
-        y = x_hat * per_channel(self.weight, x) + per_channel(self.bias, x)
-        return y.to(x.dtype)
+        return grouped_norm(
+            x, How(self.num_groups, self.eps, False, self.share), self.weight,
+            self.bias, self.ref_mean, self.ref_var)
 
 
 @ROOT_MODELS.register_module()
@@ -87,6 +85,8 @@ class LFRN(GFRN):
     Args:
         num_features (int): Channels C.
         eps (float): Added to the mean square, 0 or more. Defaults to 1e-6.
+        share (float, optional): 0 to 1: have reference statistics, see
+            :class:`.reference.Reference`. Defaults to None.
         device (torch.device, optional): Of the parameters and buffers.
         dtype (torch.dtype, optional): Likewise.
     """
@@ -96,8 +96,10 @@ class LFRN(GFRN):
     def __init__(self,
                  num_features: int,
                  eps: float = EPS,
+                 share: float | None = None,
                  device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None) -> None:
         if not eps_was_given(self):
             eps = EPS
-        super().__init__(num_features, 1, eps=eps, device=device, dtype=dtype)
+        super().__init__(num_features, 1, eps=eps, share=share, device=device,
+                         dtype=dtype)

@@ -55,8 +55,8 @@ class NormSwitch:
             activations that follow a norm become TLU), ``ws`` (whether the
             convolutions that feed a norm have standardized weights),
             ``parts`` (which of backbone, neck, head), ``from_bn`` (how
-            FRN starts from weights that were trained with BN: a number from
-            0 up, or False for no pretrained weights) and ``own_area``
+            the norm starts from weights that were trained with BN: a number
+            from 0 up, or False for no pretrained weights) and ``own_area``
             (whether the images of a batch run without the padding that
             others of it bring: 'test', True for training as well, or
             False). None: the detector is exactly mmdet's.
@@ -136,7 +136,7 @@ class NormSwitch:
         super().__init__(**kwargs)
         channels = math.gcd(*(
             channels_of(norm) for path, norm in norms_of(self)
-            if type(norm) is plan.norm.layer and part_of(path) in plan.parts))
+            if plan.norm.is_layer(norm) and part_of(path) in plan.parts))
         return divisor(channels, plan.norm_cfg['num_groups'])
 
     def _check_nothing_new(self) -> None:

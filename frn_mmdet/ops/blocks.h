@@ -83,4 +83,47 @@ void for_blocks(int64_t size, const F& f) {
   }
 }
 
+// Pixels that a sum in A spans in channels_last, where it has one lane in
+// place of eight.
+constexpr int64_t kStrip = 64;
+
+// Channels in memory one after the other (channels_last): the pixels of an
+// image are dealt out in strips, whose sums then join in order.
+
+struct Strips {
+  int64_t per_image, count;
+  explicit Strips(Map map)
+      : per_image((map.size + kStrip - 1) / kStrip),
+        count(per_image * map.images) {}
+
+  // f(strip, image, element, first channel, channels) for every block of
+  // channels of every pixel. make() gives each thread an f of its own.
+  template <typename F>
+  void for_each(Map map, const F& make) const {
+    const int64_t grain = std::max<int64_t>(
+        1, kGrain / (kStrip * map.channels));
+    at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+      auto f = make();
+      for (int64_t strip = begin; strip < end; ++strip) {
+        const int64_t image = strip / per_image;
+        const int64_t first = strip % per_image * kStrip;
+        const int64_t last = std::min(first + kStrip, map.size);
+        for (int64_t pixel = first; pixel < last; ++pixel) {
+          const int64_t at = (image * map.size + pixel) * map.channels;
+          for_blocks(map.channels, [&](int64_t c, int64_t n) {
+            f(strip, image, at + c, c, n);
+          });
+        }
+      }
+    });
+  }
+};
+
+template <typename A>
+Tensor in_dtype(const Tensor& parameter) {
+  const auto dtype = c10::CppTypeToScalarType<A>::value;
+  return (parameter.scalar_type() == dtype ? parameter : parameter.to(dtype))
+      .contiguous();
+}
+
 }  // namespace

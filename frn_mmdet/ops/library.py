@@ -24,6 +24,8 @@ TLU = 'frn_mmdet::tlu'
 TLU_BACKWARD = 'frn_mmdet::tlu_backward'
 STANDARDIZE = 'frn_mmdet::standardize'
 STANDARDIZE_BACKWARD = 'frn_mmdet::standardize_backward'
+GROUPED = 'frn_mmdet::grouped'
+GROUPED_BACKWARD = 'frn_mmdet::grouped_backward'
 
 
 def python_of(name: str) -> str:
@@ -72,6 +74,18 @@ torch.library.define(STANDARDIZE, '(Tensor weight, float eps) -> Tensor')
 torch.library.define(
     STANDARDIZE_BACKWARD, '(Tensor grad, Tensor weight, float eps) -> Tensor')
 
+# Group normalisation that goes on from other statistics, on a CPU: grouped.py
+# has its autograd. Returns y and, for backward, two numbers a group.
+torch.library.define(
+    GROUPED, '(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor var, '
+    'int groups, float eps, float share, bool centred) -> '
+    '(Tensor, Tensor, Tensor)')
+# Gradients of x and, per channel, of weight and bias.
+torch.library.define(
+    GROUPED_BACKWARD, '(Tensor grad, Tensor x, Tensor means, Tensor roots, '
+    'Tensor weight, Tensor mean, Tensor var, int groups, float share, '
+    'bool centred) -> (Tensor, Tensor, Tensor)')
+
 
 def memory_format(x: Tensor) -> torch.memory_format:
     """The format a kernel works in and writes; another is copied into it."""
@@ -99,6 +113,19 @@ def _(x, weight, bias, tau, eps_tensor, eps, mean=None, share=1.):
 def _(grad, x, inv, weight, bias, tau, eps_tensor, eps, mean=None, share=1.):
     dx = torch.empty_like(x, memory_format=memory_format(x))
     return dx, *(inv.new_empty(x.shape[1]) for _ in range(4))
+
+
+@torch.library.register_fake(GROUPED)
+def _(x, weight, bias, mean, var, groups, eps, share, centred):
+    y = torch.empty_like(x, memory_format=memory_format(x))
+    return y, *(x.new_empty((len(x), groups), dtype=compute_dtype(x))
+                for _ in range(2))
+
+
+@torch.library.register_fake(GROUPED_BACKWARD)
+def _(grad, x, means, roots, weight, mean, var, groups, share, centred):
+    dx = torch.empty_like(x, memory_format=memory_format(x))
+    return dx, *(means.new_empty(x.shape[1]) for _ in range(2))
 
 
 def is_last(x: Tensor) -> bool:

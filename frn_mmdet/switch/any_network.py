@@ -38,10 +38,10 @@ def switch_norms(model: nn.Module, norm_cfg: str | dict,
     norm becomes a TLU: fused into the FRN, in the place of the module, or
     behind the block that returns what it gave.
 
-    gamma and beta are kept. So are BN's statistics where the new norm is FRN
-    (see ``from_bn``), BRN, BN or SyncBN. FRN in the place of a BN that was
-    never trained starts as it does in the paper, unless ``norm_cfg`` says
-    ``from_bn``. What stays as it was, such as a norm over maps of 1x1, which
+    gamma and beta are kept. So are BN's statistics: BRN, BN and SyncBN have
+    them, and a norm of one image (FRN, GN, ...) goes on from them, see
+    ``from_bn``. In the place of a BN that was never trained it starts from
+    scratch, unless ``norm_cfg`` says ``from_bn``. What stays as it was, such as a norm over maps of 1x1, which
     FRN would take the sign of, is named in a warning.
 
     Args:

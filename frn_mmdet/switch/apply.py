@@ -97,7 +97,7 @@ def apply_plan(model: nn.Module,
     norms = {path: norm for path, norm in norms_of(model)
              if plan.holds_for(path)}
     own = {path for path, norm in norms.items()
-           if plan.parts and type(norm) is plan.norm.layer}
+           if plan.parts and plan.norm.is_layer(norm)}
     _check_maps(model, own, flow, plan)
     new = _replacements(model, norms, own, flow, plan, outcome)
     if not (own or new or outcome.stayed):
@@ -215,7 +215,8 @@ def _replacements(model: nn.Module, norms: dict, own: set[str], flow: Flow,
         elif seen is None or path in flow.escaped | flow.apart:
             outcome.stayed[path] = 'it did not run' + ''.join(
                 f' ({failure})' for failure in flow.failures[:1])
-        elif len(seen.shape) > 4 and plan.norm.layer in OF_2D:
+        elif len(seen.shape) > 4 and issubclass(
+                plan.norm.layer, OF_2D):
             outcome.stayed[path] = (
                 f'its maps have {len(seen.shape) - 2} dimensions, and '
                 f'{plan.name} is of those with 2')

@@ -8,6 +8,7 @@ from mmcv.cnn.bricks.norm import build_norm_layer, infer_abbr
 from torch import nn
 
 from ..errors import ConfigError
+from ..layers.arguments import divisor
 from ..layers.frn import EPS_L
 from .incoming import Incoming
 from .marks import forget_norms
@@ -56,6 +57,7 @@ def convert(incoming: Incoming, places: list[NormPlace]) -> Conversion | None:
         return None
     fresh = [place for place in places if not place.bn and not place.there]
     for place in found:
+        _check_converts(place, plan)
         _check_state(place, state_dict, plan)
     _check_all_there(places, found, fresh, plan)
     _check_not_elsewhere(incoming, found, fresh)
@@ -186,7 +188,18 @@ def convert_by_name(state_dict: dict, plan: NormPlan, eps: float,
     Returns:
         list[str]: The BNs whose statistics are of no map, see
         :func:`of_no_map_means`.
+
+    Raises:
+        ConfigError: If the plan's groups do not divide the channels of one.
+            The state dict is then as it was.
     """
+    for old in names:
+        channels = len(state_dict[f'{old}.running_mean'])
+        groups = plan.norm_cfg.get('num_groups', 1)
+        if channels % groups:
+            raise ConfigError(
+                f'num_groups={groups} does not divide the {channels} channels '
+                f'of {old}, {divisor(channels, groups)} does')
     of_no_map = [path for path in names
                  if is_of_no_map(f'{path}.', state_dict)]
     forget_norms(state_dict)
@@ -239,6 +252,15 @@ def _eps_of(incoming: Incoming, place: NormPlace) -> float:
     inside = [path for path in incoming.bn_eps
               if f'{place.path}.'.startswith(f'{path}.')]
     return incoming.bn_eps[max(inside, key=len)] if inside else BN_EPS
+
+
+def _check_converts(place: NormPlace, plan: NormPlan) -> None:
+    """Refuse BN in the place of a norm that mmdet's code builds itself."""
+    if not isinstance(place.norm, plan.norm.layer):
+        raise ConfigError(
+            f'the model has {plan.name} at {place.path} but the checkpoint '
+            f'has BN there, and no config names that {plan.name}; give a '
+            'checkpoint of the same architecture')
 
 
 def _check_state(place: NormPlace, state_dict: dict, plan: NormPlan) -> None:

@@ -64,7 +64,7 @@ def places_of(incoming: Incoming) -> list[NormPlace]:
     prefix, plan = incoming.prefix, incoming.plan
     places = []
     norms = {path: norm for path, norm in norms_of(module)
-             if type(norm) is plan.norm.layer}
+             if plan.norm.is_layer(norm)}
     own_statistics = _have_own_statistics(norms, state_dict, prefix, plan)
     misfits = misfits_of(incoming)
     for path, norm in norms.items():

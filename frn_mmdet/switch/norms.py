@@ -12,13 +12,13 @@ from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import nn
 
 from ..errors import ConfigError
-from ..layers import BRN, FRN, GFRN, LFRN, TLU, ConvWS, MapLayerNorm
+from ..layers import BRN, FRN, GFRN, GN, IN, LFRN, TLU, ConvWS, MapLayerNorm
 from ..layers.arguments import LARGEST, is_number
 from .norm_args import check_layer_args
 
 PARTS = ('backbone', 'neck', 'head')
 
-# How FRN starts where there are weights that were trained with BN: see
+# How a norm starts where there are weights that were trained with BN: see
 # docs/studies/pretrained.md for the choice.
 FROM_BN = 10.
 
@@ -43,6 +43,8 @@ class Norm(NamedTuple):
         one_channel (bool): Whether a statistic is of one channel of one
             image, so that of a map of one element its sign is left, or
             nothing.
+        stock (type or None): PyTorch's layer of which ``layer`` is a
+            subclass that computes the same: what a network of others has.
     """
 
     layer: type
@@ -52,6 +54,11 @@ class Norm(NamedTuple):
     batch: bool = False
     from_bn: float | None = None
     one_channel: bool = False
+    stock: type | None = None
+
+    def is_layer(self, module: nn.Module) -> bool:
+        """Whether a module is this norm, whoever built it."""
+        return type(module) in (self.layer, self.stock)
 
     @property
     def has_learnable_eps(self) -> bool:
@@ -69,14 +76,27 @@ NORMS = {
     'FRN': Norm(FRN, 'FRN', tlu=True, from_bn=FROM_BN, one_channel=True),
     'BN': Norm(nn.BatchNorm2d, 'BN', batch=True),
     'SyncBN': Norm(SyncBatchNorm, 'SyncBN', batch=True),
-    'GN': Norm(nn.GroupNorm, 'GN', dict(num_groups=32)),
-    'LN': Norm(MapLayerNorm, 'frn_mmdet.LN'),
+    'GN': Norm(GN, 'frn_mmdet.GN', dict(num_groups=32), from_bn=FROM_BN,
+               stock=nn.GroupNorm),
+    'LN': Norm(MapLayerNorm, 'frn_mmdet.LN', from_bn=FROM_BN),
     # PyTorch's default is no gamma and beta; the paper's norms have both.
-    'IN': Norm(nn.InstanceNorm2d, 'IN', dict(affine=True), one_channel=True),
+    'IN': Norm(IN, 'frn_mmdet.IN', dict(affine=True), from_bn=FROM_BN,
+               one_channel=True, stock=nn.InstanceNorm2d),
     'BRN': Norm(BRN, 'BRN', batch=True),
-    'GFRN': Norm(GFRN, 'GFRN', dict(num_groups=32), tlu=True),
-    'LFRN': Norm(LFRN, 'LFRN', tlu=True),
+    'GFRN': Norm(GFRN, 'GFRN', dict(num_groups=32), tlu=True,
+                 from_bn=FROM_BN),
+    'LFRN': Norm(LFRN, 'LFRN', tlu=True, from_bn=FROM_BN),
 }
+
+
+# What keeps a norm from going on from weights that were trained with BN.
+OBSTACLES = dict(
+    ws=(True, 'weights that were trained with BN lose what standardization '
+        'takes out of them'),
+    affine=(False, "there is no place for BN's gamma and beta"),
+    bias=(False, "there is no place for BN's beta"),
+    track_running_stats=(True, 'in test mode it normalises by statistics of '
+                         'its own'))
 
 
 # What '+' in a norm's name asks for.
@@ -144,13 +164,13 @@ class NormPlan:
     @property
     def converts(self) -> bool:
         """Whether weights that were trained with BN are converted."""
-        if self.scratch or self.ws:
+        if self.scratch or self.ws or not self.norm.goes_on_from_bn:
             return False
-        return self.norm.goes_on_from_bn
+        return self.norm.from_bn is None or self.from_bn is not None
 
     @property
     def share(self) -> float | None:
-        """Of the mean square, where FRN starts from BN: 1 / (1 + from_bn).
+        """Of the norm's own statistics beside BN's: 1 / (1 + from_bn).
 
         What the layer and the kernel take. None where from_bn is no number.
         """
@@ -272,10 +292,14 @@ def parse_norm_cfg(value: str | dict) -> NormPlan:
     tlu = _check_bool('tlu', args.pop('tlu', norm.tlu))
     ws = _check_bool('ws', args.pop('ws', False))
     parts = _check_parts(args.pop('parts', PARTS))
-    from_bn = _check_from_bn(
-        name, norm, args.pop('from_bn', None if ws else norm.from_bn), ws)
     own_area = _check_own_area(name, norm, args.pop('own_area', 'test'))
+    told = 'from_bn' in args
+    from_bn = args.pop('from_bn', None)
     check_layer_args(name, norm.layer, args)
+    obstacle = _obstacle(args | dict(ws=ws))
+    if not told and not obstacle:
+        from_bn = norm.from_bn
+    from_bn = _check_from_bn(name, norm, from_bn, obstacle)
     norm_cfg = dict(type=norm.type, **{**norm.defaults, **args})
     return NormPlan(name, norm_cfg, tlu, parts, from_bn, ws, own_area)
 
@@ -287,15 +311,22 @@ def _check_bool(key: str, value: Any) -> bool:
     return value
 
 
+def _obstacle(args: dict) -> str | None:
+    """What of a value keeps a norm from going on from BN, and why."""
+    for key, (value, why) in OBSTACLES.items():
+        if args.get(key) is value:
+            return (f'with {key}={value} it takes no {{!r}}, only False '
+                    f'(from scratch): {why}')
+    return None
+
+
 def _check_from_bn(name: str, norm: Norm, value: Any,
-                   ws: bool) -> float | bool | None:
-    if value is False or value is None and (ws or norm.from_bn is None):
+                   obstacle: str | None) -> float | bool | None:
+    if value is False or value is None and (obstacle or norm.from_bn is None):
         return value
-    if ws:
+    if obstacle:
         raise ConfigError(
-            f'model.norm_cfg.from_bn: with ws=True it takes no {value!r}, '
-            'only False (from scratch): weights that were trained with BN '
-            'lose what standardization takes out of them')
+            f'model.norm_cfg.from_bn: {obstacle.format(value)}')
     if norm.from_bn is None:
         able = [n for n, row in NORMS.items() if row.from_bn is not None]
         raise ConfigError(

@@ -85,7 +85,7 @@ def _ws_differs(part: str, there: bool) -> str:
 def _has_norms(incoming: Incoming, part: str) -> bool:
     """Whether a part's norms, or what stands beside them, would be loaded."""
     for path, norm in norms_of(incoming.module):
-        if type(norm) is not incoming.plan.norm.layer or (
+        if not incoming.plan.norm.is_layer(norm) or (
                 part_of(incoming.where(path)) != part):
             continue
         prefix = incoming.prefix
@@ -221,7 +221,7 @@ def _way_out(bn_there: bool, plan: NormPlan) -> str:
 def _check_parameters(incoming: Incoming) -> None:
     plan = incoming.plan
     for path, norm in norms_of(incoming.module):
-        if type(norm) is not plan.norm.layer:
+        if not plan.norm.is_layer(norm):
             continue
         stem = f'{incoming.prefix}{path}.'
         there = {name for name in ARGUMENTS

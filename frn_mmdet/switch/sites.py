@@ -137,7 +137,7 @@ def act_name(model: nn.Module, act: Act) -> str:
 def norm_name(norm: nn.Module) -> str:
     """The layer's name in ``model.norm_cfg``, or its class if it has none."""
     for name, row in NORMS.items():
-        if type(norm) is row.layer:
+        if row.is_layer(norm):
             return name
     return type(norm).__name__
 

@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 from mmengine.model import PretrainedInit
-from torch import nn
 
 from .config import (
     class_of,
@@ -199,8 +198,7 @@ def _fits(zoo_norm: str, part: dict, plan: NormPlan) -> bool:
     if bool(zoo_ws) != _has_ws(part, plan):
         return False
     if norm == 'GN':
-        return plan.norm.layer is nn.GroupNorm and (
-            plan.norm_cfg['num_groups'] == 32)
+        return plan.name == norm and plan.norm_cfg['num_groups'] == 32
     return plan.norm.batch or plan.converts
 
 

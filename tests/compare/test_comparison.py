@@ -6,6 +6,7 @@ from mmdet.registry import MODELS
 from frn_mmdet.compare import Cell
 from frn_mmdet.compare.grid import Grid
 from frn_mmdet.errors import ConfigError
+from frn_mmdet.switch.norms import NORMS
 
 STOCK = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
@@ -63,11 +64,11 @@ def test_the_config_of_a_cell(compare, tmp_path):
 
 
 def test_a_stock_config(compare, stock_options, tmp_path):
-    """From scratch for all, so that BN has no start that GN has not."""
-    comparison = compare(['BN', 'GN'], [8, 2], config=STOCK,
+    """From scratch for all, so that BN has no start that GN+WS has not."""
+    comparison = compare(['BN', 'GN+WS'], [8, 2], config=STOCK,
                          options=stock_options)
     assert comparison.reference == 16
-    assert 'torchvision://resnet50 cannot start GN' in comparison.describe()
+    assert 'torchvision://resnet50 cannot start GN+WS' in comparison.describe()
     cfg = comparison.cell_config(Cell('BN', 2, .02, 0), tmp_path)
     assert cfg.model.type == 'frn_mmdet.FasterRCNN'
     assert cfg.model.backbone.init_cfg is None
@@ -81,12 +82,12 @@ def test_a_stock_config(compare, stock_options, tmp_path):
 
 
 def test_a_checkpoint_that_fits_may_stay(compare, stock_options, tmp_path):
-    comparison = compare(['BN', 'GN'], [2], config=STOCK, pretrained=True,
+    comparison = compare(['BN', 'GN+WS'], [2], config=STOCK, pretrained=True,
                          options=stock_options)
     cfg = comparison.cell_config(Cell('BN', 2, .02, 0), tmp_path)
     assert cfg.model.backbone.init_cfg.checkpoint == 'torchvision://resnet50'
     assert cfg.model.backbone.frozen_stages == 1
-    for norms in (['BN'], ['BN', 'FRN', 'BRN', 'FRN:from_bn=False']):
+    for norms in (['BN'], [*(NORMS.keys() - {'SyncBN'}), 'FRN:from_bn=False']):
         able = compare(norms, [2], config=STOCK, options=stock_options)
         assert not able.notes
         assert able.cfg.model.backbone.init_cfg is not None
@@ -95,7 +96,7 @@ def test_a_checkpoint_that_fits_may_stay(compare, stock_options, tmp_path):
 def test_a_part_without_the_norm_starts_from_scratch_too(
         compare, stock_options):
     """An untrained backbone that stays mmdet's must not stay frozen."""
-    comparison = compare(['GN', 'GN:parts=neck'], [2], config=STOCK,
+    comparison = compare(['GN+WS', 'GN+WS:parts=neck'], [2], config=STOCK,
                          options=stock_options)
     assert comparison.cfg.model.backbone.init_cfg is None
     assert comparison.cfg.model.backbone.frozen_stages == -1

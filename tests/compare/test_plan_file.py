@@ -158,20 +158,20 @@ def test_another_plan_is_refused(make, tmp_path, args, words):
 
 
 def test_a_norm_that_would_take_the_checkpoint(make_stock, tmp_path):
-    """BN from ImageNet and GN from scratch are no comparison."""
+    """BN from ImageNet and GN+WS from scratch are no comparison."""
     begin(tmp_path, make_stock('BN'))
-    refused(tmp_path, make_stock, 'BN', 'GN', words=[
-        'another plan', 'torchvision://resnet50', 'cannot start GN',
+    refused(tmp_path, make_stock, 'BN', 'GN+WS', words=[
+        'another plan', 'torchvision://resnet50', 'cannot start GN+WS',
         '--pretrained'])
-    go_on(tmp_path, make_stock, 'BN', 'GN', pretrained=True)
+    go_on(tmp_path, make_stock, 'BN', 'GN+WS', pretrained=True)
 
 
 def test_a_norm_that_has_taken_the_checkpoint(make_stock, tmp_path):
     """BN alone goes on from scratch, since that is how it is there."""
-    begin(tmp_path, make_stock('BN', 'GN'))
+    begin(tmp_path, make_stock('BN', 'GN+WS'))
     alone = go_on(tmp_path, make_stock, 'BN')
     assert alone.asked.norms == ['BN']
-    assert 'cannot start GN' in alone.describe()
+    assert 'cannot start GN+WS' in alone.describe()
 
 
 def test_a_broken_plan_is_one_sentence(make, tmp_path):

@@ -199,4 +199,5 @@ def test_errors(build):
     bn = build(RESNET, 'BN').state_dict()
     with pytest.raises(ConfigError, match='the model has GN at backbone.gn1 '
                        'but the checkpoint has BN there'):
-        load_state_dict(build(RESNET, 'GN'), bn, strict=False)
+        load_state_dict(build(RESNET, dict(type='GN', from_bn=False)), bn,
+                        strict=False)

@@ -68,6 +68,24 @@ def test_opcheck_of_standardize(shape, layout):
         OPS.standardize_backward.default, (grad, weight, 1e-5))
 
 
+@pytest.mark.parametrize('layout', [torch.contiguous_format,
+                                    torch.channels_last])
+def test_opcheck_of_grouped(layout):
+    x, grad = (torch.randn(2, 4, 3, 5).contiguous(memory_format=layout)
+               for _ in range(2))
+    weight, bias, mean, var = torch.rand(4, 4) + .1
+    args = 2, 1e-5, .3, True
+    torch.library.opcheck(OPS.grouped.default,
+                          (x, weight, bias, mean, var, *args))
+    _, means, roots = OPS.grouped(x, weight, bias, mean, var, *args)
+    torch.library.opcheck(
+        OPS.grouped_backward.default,
+        (grad, x, means, roots, weight, mean, var, 2, .3, True))
+    for wrong in ((x[:0], weight), (x, weight[:3]), (x[:, :3], weight)):
+        with pytest.raises(RuntimeError, match='arguments do not fit'):
+            OPS.grouped(*wrong, bias, mean, var, *args)
+
+
 @pytest.mark.parametrize('backend', ['aot_eager', 'inductor'])
 def test_compiled_whole(backend):
     x, weight, bias, tau, _ = arguments(dtype=torch.float32)

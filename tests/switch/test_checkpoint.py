@@ -44,7 +44,7 @@ def test_the_same_norm_loads(load, norm):
 
 @pytest.mark.parametrize('saved, loaded, words', [
     ('BN', dict(type='FRN', from_bn=False), ['has FRN', 'has BN', 'from_bn']),
-    ('BN', 'LN', ['has LN', 'has BN']),
+    ('BN', dict(type='LN', from_bn=False), ['has LN', 'has BN', 'from_bn']),
     (GN, 'FRN', ['has FRN', 'has GN']),
     ('FRN', GN, ['has GN', 'has FRN']),
     (GN, 'LN', ['has LN', 'has GN']),

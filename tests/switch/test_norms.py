@@ -25,7 +25,7 @@ def test_tlu_follows_the_uncentred_norms_by_default(name):
 
 def test_a_dict_sets_the_layers_arguments():
     plan = parse_norm_cfg(dict(type='GN', num_groups=8, eps=.1))
-    assert plan.norm_cfg == dict(type='GN', num_groups=8, eps=.1)
+    assert plan.norm_cfg == dict(type='frn_mmdet.GN', num_groups=8, eps=.1)
     plan = parse_norm_cfg(dict(type='FRN', eps=np.float32(.5)))
     assert plan.norm_cfg['eps'] == .5
     # PyTorch's frozen statistics, and its cumulative average.
@@ -41,14 +41,32 @@ def test_a_dict_sets_the_layers_arguments():
 
 def test_from_bn():
     assert parse_norm_cfg(dict(type='FRN', from_bn=0)).converts
-    assert parse_norm_cfg('FRN').converts
     assert parse_norm_cfg('BRN').converts
-    assert not parse_norm_cfg('GN').converts
-    assert not parse_norm_cfg('GFRN').converts
+    for name in ('FRN', 'GN', 'LN', 'IN', 'GFRN', 'LFRN'):
+        plan = parse_norm_cfg(name)
+        assert plan.converts
+        assert plan.share == pytest.approx(1 / 11)
+        assert not parse_norm_cfg(dict(type=name, ws=True)).converts
+    for name in ('BN', 'SyncBN'):
+        assert not parse_norm_cfg(name).converts
     for name in NORMS:
         plan = parse_norm_cfg(dict(type=name, from_bn=False))
         assert plan.scratch
         assert not plan.converts
+
+
+@pytest.mark.parametrize('value', [
+    dict(type='GN', affine=False), dict(type='GN', bias=False),
+    dict(type='IN', affine=False), dict(type='IN', track_running_stats=True)])
+def test_a_norm_without_a_place_for_what_bn_learnt(value):
+    plan = parse_norm_cfg(value)
+    assert not plan.converts
+    assert plan.from_bn is None
+    name, (key, setting) = value['type'], list(value.items())[1]
+    with pytest.raises(ConfigError) as error:
+        parse_norm_cfg(value | dict(from_bn=10))
+    assert f'from_bn: with {key}={setting} it takes no 10' in str(error.value)
+    assert parse_norm_cfg(dict(type=name)).converts
 
 
 def test_parts():
@@ -88,8 +106,10 @@ def test_a_word_that_is_no_norm(text, words):
     (dict(type='FRN', from_bn=True), ['from_bn', 'True', 'from 0 up']),
     (dict(type='FRN', from_bn='10'), ['from_bn', "'10'"]),
     (dict(type='FRN', from_bn=float('inf')), ['from_bn', 'inf']),
-    (dict(type='GN', from_bn=10), ['from_bn', 'GN', '10', 'for FRN']),
-    (dict(type='BRN', from_bn=10), ['from_bn', 'BRN', '10', 'for FRN']),
+    (dict(type='GN', from_bn=-1), ['from_bn', '-1', 'from 0 up']),
+    (dict(type='SyncBN', from_bn=10), ['from_bn', 'SyncBN', '10', 'for FRN']),
+    (dict(type='BRN', from_bn=10), [
+        'from_bn', 'BRN', '10', 'for FRN, GN, LN, IN, GFRN, LFRN']),
     (dict(type='BN', from_bn=True), ['from_bn', 'BN', 'True', 'for FRN']),
     (dict(type='FRN', share=.1), ["'share'", 'from_bn']),
     (dict(type='GN', num_groups=0), ['num_groups', '0']),

@@ -27,15 +27,18 @@ def adjusted(stock):
 OWN = dict(type='Pretrained', checkpoint='work_dirs/mine.pth')
 
 
-@pytest.mark.parametrize('norm', ['GN', 'LN', 'IN', 'GFRN', 'LFRN'])
+@pytest.mark.parametrize('norm', [
+    dict(type='GN', affine=False), dict(type='GN', bias=False),
+    dict(type='IN', track_running_stats=True)], ids=str)
 def test_a_zoo_checkpoint_of_another_norm_goes(adjusted, norm):
+    """Of one that has no place for BN's gamma, beta or statistics."""
     model, changes = adjusted('RetinaNet', norm)
     assert model.backbone.init_cfg is None
     assert model.backbone.frozen_stages == -1
     assert not model.backbone.norm_eval
     text = '\n'.join(changes)
     assert 'torchvision://resnet50' in text
-    assert f'trained with BN, which {norm} cannot go on from' in text
+    assert f"trained with BN, which {norm['type']} cannot go on from" in text
     assert 'backbone.frozen_stages: 1 -> -1' in text
 
 
@@ -43,6 +46,9 @@ def test_a_zoo_checkpoint_of_another_norm_goes(adjusted, norm):
     ('FRN', 'FRN starts from its statistics (from_bn='),
     (dict(type='FRN', from_bn=0), 'from_bn=0'),
     ('BRN', 'BRN starts from its statistics'),
+    *((norm, f'{norm} starts from its statistics (from_bn=10)')
+      for norm in ('GN', 'IN', 'LN', 'GFRN', 'LFRN')),
+    (dict(type='GN', from_bn=1, num_groups=8), 'from_bn=1'),
 ])
 def test_a_zoo_checkpoint_of_bn_stays_where_it_is_converted(
         adjusted, stock, norm, words):
@@ -95,7 +101,7 @@ def test_a_users_own_checkpoint_is_never_dropped(adjusted, norm):
     assert model.backbone.frozen_stages == 1
     assert len(changes) == 1
     assert 'work_dirs/mine.pth is your own and stays' in changes[0]
-    assert ('or with BN' in changes[0]) is (norm == 'FRN')
+    assert ('or with BN' in changes[0]) is (norm != 'BN')
 
 
 @pytest.mark.parametrize('path', [
@@ -110,7 +116,8 @@ def test_what_is_not_a_zoos_is_the_users(adjusted, path):
 
 def test_old_key_pretrained(adjusted):
     model, changes = adjusted(
-        'MaskRCNN', 'GN', init_cfg=None, pretrained='torchvision://resnet50')
+        'MaskRCNN', dict(type='GN', affine=False), init_cfg=None,
+        pretrained='torchvision://resnet50')
     assert 'pretrained' not in model.backbone
     assert 'dropped' in changes[0]
 
@@ -178,7 +185,8 @@ def test_norms_that_train_from_now_on_are_in_the_record(small):
     assert 'requires_grad: False -> True' not in records[1]
 
 
-@pytest.mark.parametrize('norm', ['GN', dict(type='FRN', from_bn=False)])
+@pytest.mark.parametrize('norm', [dict(type='GN', affine=False),
+                                  dict(type='FRN', from_bn=False)])
 def test_what_freezes_nothing_is_the_classs_to_say(adjusted, norm):
     """0 in EfficientNet, which refuses the -1 of all others."""
     config = 'mmdet::efficientnet/retinanet_effb3_fpn_8xb4-crop896-1x_coco.py'
@@ -214,7 +222,7 @@ def test_a_checkpoint_within_a_part(adjusted, stock):
     """A C4 detector's head has a residual stage that starts from ImageNet."""
     shared = stock(C4).model.roi_head.shared_head
     assert shared.init_cfg.type == 'Pretrained'
-    model, changes = adjusted(C4, 'GN')
+    model, changes = adjusted(C4, dict(type='GN', affine=False))
     assert model.roi_head.shared_head.init_cfg is None
     assert not model.roi_head.shared_head.norm_eval
     assert any(s.startswith('roi_head.shared_head: open-mmlab://')

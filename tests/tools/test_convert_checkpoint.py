@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from scripts import load
 from torch import nn
 
-from frn_mmdet import FRN
+from frn_mmdet import FRN, GFRN, GN, IN, LFRN, LN
 from frn_mmdet.compare.switch_model import switch_model
 from frn_mmdet.layers import BRN
 
@@ -59,6 +59,26 @@ def test_plain_pytorch_loads_it(net, tmp_path, capsys):
     x = torch.randn(2, 3, 12, 12)
     torch.testing.assert_close(other(x), model(x), rtol=1e-4, atol=1e-4)
     assert '2 BN became FRN, a = 1e+06' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('norm, layer', [
+    ('GN:num_groups=4', lambda channels: GN(channels, 4)),
+    ('IN', lambda channels: IN(channels, affine=True)), ('LN', LN),
+    ('GFRN:num_groups=2', lambda channels: GFRN(channels, 2)),
+    ('LFRN', LFRN)])
+def test_every_norm_of_one_image(net, tmp_path, norm, layer):
+    model, path = net
+    x = torch.randn(2, 3, 12, 12)
+    far = []
+    for a in ('1000000', '10'):
+        out = tmp_path / f'{a}.pth'
+        main([str(path), str(out), '--norm', f'{norm}:from_bn={a}',
+              '--keep-names'])
+        other = Net(layer)
+        other.load_state_dict(torch.load(out))
+        assert other.bn1.share == pytest.approx(1 / (1 + float(a)))
+        far.append((other(x) - model(x)).abs().max().item())
+    assert far[0] < 1e-4 < far[1]
 
 
 def test_names_of_mmcv_and_the_rest_of_a_checkpoint(net, tmp_path):
@@ -208,7 +228,9 @@ def test_check_is_right_without_an_init_cfg(images, tmp_path, capsys, name,
 
 
 @pytest.mark.parametrize('args, words', [
-    (['--norm', 'GN'], ['--norm', 'GN', 'FRN']),
+    (['--norm', 'GN'], ['num_groups=32', '8 channels of bn1', '8 does']),
+    (['--norm', 'GN+WS'], ['--norm', 'GN+WS', 'FRN, GN, LN, IN, BRN']),
+    (['--norm', 'IN:affine=false'], ['--norm', 'a place for']),
     (['--norm', 'FRN:from_bn=-1'], ['from_bn', '-1']),
     (['--norm', 'FRN:from_bn=False'], ['--norm', 'from_bn']),
     (['--norm', 'XN'], ["'XN'", 'choose one of']),

@@ -5,12 +5,12 @@ python -m frn_mmdet convert_checkpoint IN OUT --statistics CONFIG [--norm BN]
 python -m frn_mmdet convert_checkpoint IN OUT --check CONFIG --images DIR
 
 Training does it by itself (norm_cfg.from_bn); this is for other packages and
-for plain PyTorch, where frn_mmdet.FRN loads what is written. A threshold of
-a TLU, which BN weights have none of, starts at 0. With --statistics, the means
-and variances of the BNs are taken anew on CONFIG's training images, those of
-its backbone and neck; with --norm BN that is all. With --check, each norm of
-CONFIG's backbone and neck that IN has is compared, before and after, on images
-of DIR.
+for plain PyTorch, where frn_mmdet.FRN, or the layer of another norm, loads
+what is written. A threshold of a TLU, which BN weights have none of, starts
+at 0. With --statistics, the means and variances of the BNs are taken anew on
+CONFIG's training images, those of its backbone and neck; with --norm BN that
+is all. With --check, each norm of CONFIG's backbone and neck that IN has is
+compared, before and after, on images of DIR.
 """
 
 import copy
@@ -72,8 +72,8 @@ def parse_args(argv):
     parser.add_argument('out', metavar='OUT', type=Path)
     parser.add_argument(
         '--norm', default='FRN',
-        help='FRN, FRN:from_bn=100, BRN or, with --statistics, BN (default: '
-        '%(default)s)')
+        help='FRN, FRN:from_bn=100, GN:num_groups=8, BRN, ... or, with '
+        '--statistics, BN (default: %(default)s)')
     parser.add_argument(
         '--bn-eps', type=float, default=BN_EPS, metavar='EPS',
         help='that the BNs were trained with (default: %(default)s)')
@@ -106,8 +106,11 @@ def convert(args):
     stays = plan.name == 'BN' and bool(args.statistics) and not args.check
     if not (plan.converts or stays):
         raise ConfigError(
-            f'--norm: {args.norm} cannot start from BN; choose FRN, with '
-            'from_bn a number, BRN, or BN with --statistics and no --check')
+            f'--norm: {args.norm} cannot start from BN; choose '
+            + ', '.join(name for name, row in NORMS.items()
+                        if row.goes_on_from_bn)
+            + ', with no ws or from_bn=false and a place for gamma and beta, '
+            'or BN with --statistics and no --check')
     if 'parts' in value:
         raise ConfigError(
             f'--norm: {args.norm} names parts, but every BN is converted')
@@ -304,7 +307,7 @@ def pair_norms(switched, paths, plan):
     a BN for which there is no other norm.
     """
     norms = [path for path, module in switched.named_modules()
-             if type(module) is plan.norm.layer]
+             if plan.norm.is_layer(module)]
     pairs = ((path, new) for path in paths
              for new in (mmcv_name(path, plan), path) if new in norms)
     return dict(pairs)
