@@ -206,7 +206,9 @@ def test_check_is_right_without_an_init_cfg(images, tmp_path, capsys, name,
                          'model.backbone.base_channels': 8,
                          'model.backbone.init_cfg': None,
                          'model.backbone.norm_eval': False,
-                         'model.neck.in_channels': channels})
+                         'model.neck.in_channels': channels,
+                         'test_dataloader.dataset.pipeline.1.scale': (
+                             160, 160)})
     cfg.dump(str(tmp_path / 'config.py'))
     init_default_scope('mmdet')
     torch.manual_seed(0)

@@ -61,8 +61,9 @@ def says(shapes, tmp_path, monkeypatch):
     ['test.py', C, 'https://host/a.pth', '--cfg-options', *NO_DATA],
 ])
 def test_arguments_stand_in_any_order(says, args):
-    assert says(*args).startswith('error: ')
-    assert 'dataset.data_root: no folder /no/such/' in says(*args)
+    said = says(*args)
+    assert said.startswith('error: ')
+    assert 'dataset.data_root: no folder /no/such/' in said
 
 
 @pytest.mark.parametrize('args, words', [
@@ -91,6 +92,13 @@ def test_arguments_stand_in_any_order(says, args):
      'val_evaluator.ann_file: no file none.json'),
     (['test.py', C, 'a.pth', '--work-dir', 'wd'],
      'the checkpoint a.pth cannot be loaded'),
+    # of the model, which is built last
+    (['train.py', C, '--cfg-options', 'model.norm_cfg=XN'],
+     "model.norm_cfg: unknown norm 'XN'; choose one of FRN, BN"),
+    (['train.py', C, '--cfg-options', 'model.norm_cfg=SyncBN'],
+     'model.norm_cfg: SyncBN trains on GPUs in a process group, and here'),
+    (['train.py', C, '--cfg-options', 'model.norm_cfg.num_groups=8'],
+     "model.norm_cfg: FRN takes no 'num_groups'"),
 ])
 def test_a_wrong_argument_is_one_sentence(says, args, words):
     said = says(*args)
