@@ -3,11 +3,11 @@
 import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from fresh import python
 
 from frn_mmdet import kernel_for
 from frn_mmdet.ops import build, cpu
@@ -104,12 +104,6 @@ def test_a_library_of_something_else(tmp_path):
                   CXX=str(script), TORCH_EXTENSIONS_DIR=str(tmp_path))
     assert "name='plain'" in text
     assert 'does not hold the kernel' in text
-
-
-def python(code, **variables):
-    return subprocess.run(
-        [sys.executable, '-c', code], env={**os.environ, **variables},
-        check=True, capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize('damage', [

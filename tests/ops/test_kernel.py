@@ -1,13 +1,11 @@
 """Choosing a kernel, and building the CPU's."""
 
-import os
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from fresh import python
 
 from frn_mmdet import FRN, kernel_for, use_kernel
 from frn_mmdet.ops import build
@@ -21,16 +19,6 @@ layer(x).sum().backward()
 layer(x)
 print(kernel_for('cpu'))
 """
-
-
-def python(code, ok=True, **variables):
-    result = subprocess.run(
-        [sys.executable, '-c', code],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True)
-    assert (result.returncode == 0) is ok, result.stderr
-    return result.stdout + result.stderr
 
 
 def test_a_cpu_has_a_kernel():

@@ -1,12 +1,10 @@
 """The operators, as torch.library and torch.compile see them."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
+from fresh import python
 from torch import nn
 
 from frn_mmdet import FRN, TLU, frn, kernel_for
@@ -148,15 +146,8 @@ class Bottleneck(nn.Module):
         return self.tlu(self.body(x) + x)
 
 
-def run(code, **variables):
-    return subprocess.run(
-        [sys.executable, '-c', code],
-        env={**os.environ, **variables},
-        check=True, capture_output=True, text=True).stdout
-
-
 def test_compiled_before_the_kernel_was_loaded():
-    text = run("""
+    text = python("""
 import torch
 from frn_mmdet import FRN
 layer = torch.compile(FRN(3, tlu=True), fullgraph=True, backend='aot_eager')
@@ -234,7 +225,7 @@ def test_triton_behind_the_operator_with_pythons_autograd():
         assert torch.autograd.gradgradcheck(frn, inputs)
         torch.library.opcheck(OPS.frn.default, (*inputs, 1.))
         return
-    text = run("""
+    text = python("""
 import torch
 from frn_mmdet.ops import cuda
 from frn_mmdet.ops.library import BACKWARD, FRN
