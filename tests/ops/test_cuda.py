@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -74,14 +75,20 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize('way', WAYS)
+# (with_tau, eps, share) of each: all of them on rows that are whole, and on
+# those that are split, over the ways to lay them out.
+ARGUMENTS = list(product((True, False), (
+    (1e-3, None), (1, None), ('C', None), ('C', .3))))
+PAIRS = [(way, *ARGUMENTS[i]) for kind in (True, False) for i, way in zip(
+    (0, 1, 2, 3, 6, 7, 4, 5), 2 * [
+        way for way in WAYS if way.startswith('whole') is kind], strict=True)]
+
+
+@pytest.mark.parametrize('way, with_tau, arguments', PAIRS)
 @pytest.mark.parametrize('dtype', DTYPES)
-@pytest.mark.parametrize('with_tau', [True, False])
-@pytest.mark.parametrize('eps, share', [
-    (1e-3, None), (1, None), ('C', None), ('C', .3)])
-def test_every_way_is_the_definition(way, with_tau, eps, share, dtype):
+def test_every_way_is_the_definition(way, with_tau, arguments, dtype):
     """With a share there is a mean, too."""
-    shape, last = WAYS[way]
+    (shape, last), (eps, share) = WAYS[way], arguments
     make = partial(torch.randn, dtype=dtype, device=DEVICE)
     torch.manual_seed(0)
     x, grad = make(shape), make(shape)
@@ -154,18 +161,19 @@ def compile(kernel, meta, maps, arch):
                           options=dict(num_warps=warps))
 
 
-for way, channels, positions, last, mean in [
-        ('whole', 8, 64, False, False),
-        ('whole', 1, 8192, False, False),
-        ('meet', 1, 4096, False, False),
-        ('split', 1, 4096, False, False),
-        ('split', 64, 64, True, False),
-        ('whole', 1, 8192, False, True),
-        ('split', 64, 64, True, True)]:
+BOTH = ('*bf16', '*fp32')
+for way, channels, positions, last, mean, types in [
+        ('whole', 8, 64, False, False, BOTH),
+        ('whole', 1, 8192, False, False, BOTH[:1]),
+        ('meet', 1, 4096, False, False, BOTH),
+        ('split', 1, 4096, False, False, BOTH[:1]),
+        ('split', 64, 64, True, False, BOTH),
+        ('whole', 1, 8192, False, True, BOTH[:1]),
+        ('split', 64, 64, True, True, BOTH[:1])]:
     meta = dict(R=channels, B=positions, WAY=way, SEGMENTS=16, LAST=last,
                 VECTOR=8, TLU=True, EPS=0, MEAN=mean, ACC=tl.float32,
                 num_warps=channels * positions // 512)
-    for maps in ('*bf16', '*fp32'):
+    for maps in types:
         for kernel in (kernels.forward_sums, kernels.forward,
                        kernels.backward_sums, kernels.backward):
             if kernel.__name__.endswith('_sums') and way != 'split':
