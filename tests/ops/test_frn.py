@@ -82,10 +82,12 @@ def test_output_and_all_gradients_equal_the_paper(kernel, shape):
                                    atol=1e-12)
 
 
-@pytest.mark.parametrize('shape, last', [
-    *((shape, False) for shape in SHAPES), ((2, 3, 7, 7), True),
-    ((1, 4, 13, 21), True)])
-@pytest.mark.parametrize('share', [1., .25, 0.])
+@pytest.mark.parametrize('shape, last, share', [
+    ((2, 3, 7), False, 1.), ((2, 3, 7, 7), False, .25),
+    ((1, 4, 13, 21), False, 0.), ((2, 2, 3, 4, 5), False, .25),
+    ((3, 5, 1, 1), False, 1.), ((3, 5, 1, 1), False, 0.),
+    ((2, 3, 7, 7), True, 1.), ((2, 3, 7, 7), True, 0.),
+    ((1, 4, 13, 21), True, .25)])
 def test_with_a_mean_and_a_share(kernel, shape, share, last):
     inputs = tensors(shape)
     if last:
@@ -181,9 +183,9 @@ def test_without_threshold(kernel):
                                    atol=1e-12)
 
 
-@pytest.mark.parametrize('shape', [(2, 3, 7), (2, 3, 4, 3), (1, 2, 5, 7),
-                                   (2, 2, 2, 3, 2), (3, 5, 1, 1)])
-@pytest.mark.parametrize('with_tau', [True, False])
+@pytest.mark.parametrize('shape, with_tau', [
+    ((2, 3, 7), True), ((2, 3, 4, 3), True), ((1, 2, 5, 7), False),
+    ((2, 2, 2, 3, 2), False), ((3, 2, 1, 1), True)])
 def test_gradcheck_twice(kernel, shape, with_tau):
     x, weight, bias, tau, eps = tensors(shape)
     inputs = (x, weight, bias, tau if with_tau else None, eps[:1])
@@ -337,9 +339,9 @@ def test_strided_input_and_gradient(kernel):
         np.testing.assert_allclose(a.cpu().numpy(), b, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64,
-                                   torch.bfloat16, torch.float16])
-@pytest.mark.parametrize('mean', [None, torch.ones(8)])
+@pytest.mark.parametrize('dtype, mean', [
+    (torch.float32, None), (torch.float64, torch.ones(8)),
+    (torch.bfloat16, None), (torch.float16, torch.ones(8))])
 def test_backward_keeps_the_input_and_one_number_per_row(kernel, dtype, mean):
     x = torch.randn(2, 8, 40, 40, dtype=dtype, requires_grad=True)
     params = [torch.ones(8, requires_grad=True) for _ in range(3)]
@@ -388,9 +390,9 @@ def test_rows_do_not_see_each_other(kernel):
     assert torch.equal(out, clean)
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, F64, torch.bfloat16,
-                                   torch.float16])
-@pytest.mark.parametrize('last', [False, True])
+@pytest.mark.parametrize('dtype, last', [
+    (torch.float32, False), (torch.float32, True), (F64, False),
+    (torch.bfloat16, True), (torch.float16, False)])
 @pytest.mark.parametrize('where', ['x', 'weight', 'bias', 'tau', 'eps',
                                    'grad', 'x and tau'])
 def test_nan_comes_out_where_the_formula_has_it(kernel, dtype, last, where):
@@ -527,7 +529,8 @@ def as_good_as_the_definition(kernel, inputs):
         return [out, *torch.autograd.grad(out, leaves, grad.to(out.dtype))]
 
     squares = None
-    for seed in range(5):
+    seeds = 5 if kernel is frn else 2  # Triton's interpreter is slow
+    for seed in range(seeds):
         grad = torch.tensor(
             np.random.default_rng(100 + seed).normal(size=inputs[0].shape))
         grad = grad.to(inputs[0].dtype)
@@ -539,7 +542,7 @@ def as_good_as_the_definition(kernel, inputs):
             for value, true in zip(values, exact, strict=True)
         ] for values in (ours, theirs)])
         squares = new if squares is None else squares + new
-    error, allowed = (squares / 5).sqrt()
+    error, allowed = (squares / seeds).sqrt()
     rounding = torch.tensor([
         torch.finfo(value.dtype).eps * true.square().mean().sqrt().item()
         for value, true in zip(ours, exact, strict=True)
@@ -549,23 +552,23 @@ def as_good_as_the_definition(kernel, inputs):
     assert (error <= 2 * allowed + rounding).all(), (error, allowed, rounding)
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16,
-                                   torch.float16])
-@pytest.mark.parametrize('shape', [(3, 5, 1, 1), (2, 5, 7, 7), (2, 3, 13, 21),
-                                   (2, 3, 123), (1, 2, 200, 180)])
-@pytest.mark.parametrize('last', [False, True])
-def test_error_on_odd_sizes(kernel, dtype, shape, last):
+@pytest.mark.parametrize('shape, last, dtype', [
+    (shape, bool((i + j) % 2) and len(shape) == 4, dtype)
+    for i, shape in enumerate([(3, 5, 1, 1), (2, 5, 7, 7), (2, 3, 13, 21),
+                               (2, 3, 123), (1, 2, 200, 180)])
+    for j, dtype in enumerate([torch.float32, torch.bfloat16, torch.float16])])
+def test_error_on_odd_sizes(kernel, shape, last, dtype):
     if kernel is not frn and shape[-1] > 123:
         pytest.skip('Triton on its interpreter: seconds, see test_cuda.py')
     x, *params = tensors(shape, torch.float32)
     x = x.detach().to(dtype)
-    if last and x.dim() == 4:
+    if last:
         x = x.contiguous(memory_format=torch.channels_last)
     as_good_as_the_definition(kernel, [x, *params])
 
 
-@pytest.mark.parametrize('scale', [1e-30, 1e-5, 1e5, 1e17])
-@pytest.mark.parametrize('with_tau', [True, False])
+@pytest.mark.parametrize('scale, with_tau', [
+    (1e-30, True), (1e-5, False), (1e5, True), (1e17, False)])
 def test_error_on_huge_and_tiny_values(kernel, scale, with_tau):
     x, weight, bias, tau, _ = tensors((2, 3, 13, 21), torch.float32,
                                       scale=scale)
@@ -587,8 +590,8 @@ def test_zero_gamma(kernel):
     as_good_as_the_definition(kernel, [x, weight, bias, tau, eps])
 
 
-@pytest.mark.parametrize('shape', [(2, 3, 50, 50), (3, 70, 7, 7)])
-@pytest.mark.parametrize('last', [False, True])
+@pytest.mark.parametrize('shape, last', [
+    ((2, 3, 50, 50), False), ((3, 70, 7, 7), True)])
 def test_two_runs_are_equal_bit_by_bit(kernel, shape, last):
     x, *params = tensors(shape, torch.float32)
     if last:

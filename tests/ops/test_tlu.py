@@ -1,9 +1,5 @@
 """``tlu`` against the formula, on each kernel."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -58,7 +54,7 @@ def expected(x, tau, grad):
 @settings(max_examples=25, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    shape=st.lists(st.integers(1, 19), min_size=2, max_size=5),
+    shape=st.lists(st.integers(1, 9), min_size=2, max_size=5),
     dtype=st.sampled_from([torch.float32, F64, torch.bfloat16,
                            torch.float16]),
     last=st.booleans(), one=st.booleans(), seed=st.integers(0, 9))
@@ -88,7 +84,8 @@ def test_any_shape(operation, shape, dtype, last, one, seed):
 @pytest.mark.parametrize('last', [False, True])
 def test_large_maps_go_in_tiles(operation, last):
     torch.manual_seed(0)
-    x, grad = torch.randn(2, 70, 61, 63), torch.randn(2, 70, 61, 63)
+    # Of 1024 positions, or of as many channels and positions.
+    x, grad = torch.randn(2, 70, 33, 35), torch.randn(2, 70, 33, 35)
     if last:
         x = x.contiguous(memory_format=torch.channels_last)
     tau = torch.randn(70)
@@ -122,13 +119,14 @@ def test_nan_stays(operation):
 
 @pytest.mark.parametrize('dtype', [torch.float32, F64, torch.bfloat16,
                                    torch.float16])
-@pytest.mark.parametrize('shape', [(3, 20), (2, 20, 3, 3), (2, 20, 5, 7)])
-@pytest.mark.parametrize('last', [False, True])
+@pytest.mark.parametrize('shape, last', [
+    ((3, 20), False), ((2, 20, 3, 3), True), ((2, 20, 5, 7), False),
+    ((2, 20, 5, 7), True)])
 def test_a_threshold_of_nan_shows(operation, dtype, shape, last):
     """As in torch.maximum; its gradient is that of what is not clipped."""
     x, tau = torch.randn(shape).to(dtype), torch.zeros(20)
     x.view(-1)[5] = torch.nan
-    if last and len(shape) == 4:
+    if last:
         x = x.contiguous(memory_format=torch.channels_last)
     tau[3] = tau[17] = torch.nan
     z, dx, dtau = operation(x, tau, torch.ones_like(x))
@@ -239,25 +237,3 @@ def test_tau_of_another_dtype(dtype, channels):
     clipped = (x < z).sum((0, 2, 3)).float()
     assert torch.equal(tau.grad, clipped if channels == 3 else
                        clipped.sum().view(1))
-
-
-def test_triton_behind_the_operator():
-    code = """
-import torch
-from frn_mmdet.ops import cuda
-from frn_mmdet.ops.library import TLU, TLU_BACKWARD
-torch.library.impl(TLU, 'CPU', cuda.tlu)
-torch.library.impl(TLU_BACKWARD, 'CPU', cuda.tlu_backward)
-x = torch.randn(2, 3, 3, 2, dtype=torch.float64, requires_grad=True)
-tau = torch.randn(3, dtype=torch.float64, requires_grad=True)
-first = lambda *args: torch.ops.frn_mmdet.tlu(*args)[0]
-assert torch.autograd.gradcheck(first, (x, tau))
-assert torch.autograd.gradgradcheck(first, (x, tau))
-torch.library.opcheck(torch.ops.frn_mmdet.tlu.default, (x, tau))
-print('right')
-"""
-    result = subprocess.run(
-        [sys.executable, '-c', code],
-        env={**os.environ, 'TRITON_INTERPRET': '1'}, check=True,
-        capture_output=True, text=True)
-    assert 'right' in result.stdout
