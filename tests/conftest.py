@@ -1,6 +1,8 @@
 """Detectors built the way mmdet builds them: from a config, by registry."""
 
 import copy
+import functools
+import gc
 import logging
 import os
 import subprocess
@@ -20,6 +22,7 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
 if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'
 
+import mmengine.config.utils  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 
@@ -30,6 +33,15 @@ STOCK = dict(
     MaskRCNN='mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     CascadeRCNN='mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py')
 _cache = {}
+_built = {}
+# All of mmdet's metafiles are read for each config that is named mmdet::.
+mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
+
+
+def pytest_collection_finish():
+    """mmdet collects garbage for each data set; what is imported is none."""
+    gc.collect()
+    gc.freeze()
 
 
 def stock_config(name):
@@ -119,11 +131,21 @@ SMALL_HEAD = dict(
 
 @pytest.fixture
 def small(build):
-    """small(name, norm_cfg): a detector of narrow layers, see SMALL_HEAD."""
+    """small(name, norm_cfg): a detector of narrow layers, see SMALL_HEAD.
 
-    def _small(name, norm_cfg='FRN', options=None, seed=0):
-        return build(name, norm_cfg,
-                     SMALL | SMALL_HEAD[name] | (options or {}), seed)
+    Built once, then copied, random numbers going on as if it were built;
+    with ``anew=True`` it is, and so the log tells of it.
+    """
+
+    def _small(name, norm_cfg='FRN', options=None, seed=0, anew=False):
+        key = repr((name, norm_cfg, options, seed))
+        if anew or key not in _built:
+            model = build(name, norm_cfg,
+                          SMALL | SMALL_HEAD[name] | (options or {}), seed)
+            _built[key] = model, torch.get_rng_state()
+        model, state = _built[key]
+        torch.set_rng_state(state)
+        return copy.deepcopy(model)
 
     return _small
 

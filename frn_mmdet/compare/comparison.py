@@ -81,12 +81,13 @@ class Comparison:
             if same_steps and by_epoch(self.cfg):
                 count_in_steps(self.cfg, math.ceil(
                     self._images * self._accumulate / self.reference))
-            for batch in batch_sizes:  # what cannot be written, fails here
+            for batch in batch_sizes:
                 self._check_steps(batch)
-                written = self.cell_config(
-                    Cell(norms[0], batch, self.asked.lrs[0], 0),
-                    Path()).pretty_text
-                Config.fromstring(written, '.py')  # as a training reads it
+            # What cannot be written fails here, whatever the batch.
+            written = self.cell_config(
+                Cell(norms[0], batch_sizes[0], self.asked.lrs[0], 0),
+                Path()).pretty_text
+            Config.fromstring(written, '.py')  # as a training reads it
         self._models = {norm: self._build(norm) for norm in norms}
 
     @property

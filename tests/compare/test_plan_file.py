@@ -22,8 +22,8 @@ SMALL = {'model.backbone.depth': 18,
 @pytest.fixture
 def make(compare):
     """make(...): of a norm that is built in a moment, unless said."""
-    def _plan(norms=('BN', ), **args):
-        return compare(norms, **args)
+    def _plan(norms=('BN', ), batch_sizes=(2, ), **args):
+        return compare(norms, batch_sizes, **args)
 
     return _plan
 
@@ -60,7 +60,7 @@ def refused(out, make, *args, words, **options):
 
 def test_fewer_or_others_go_on(make, tmp_path):
     """What is asked is trained, what is there is compared."""
-    begin(tmp_path, make(['IN', 'BN'], lrs=[.012, .024]))
+    begin(tmp_path, make(['IN', 'BN'], [4, 2], lrs=[.012, .024]))
     fewer = go_on(tmp_path, make, ['BN'], batch_sizes=[2], seeds=1)
     assert fewer.asked == Grid(['BN'], [2], 1, [.012])
     begin(tmp_path, fewer)

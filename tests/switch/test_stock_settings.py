@@ -177,10 +177,11 @@ def test_norms_that_train_from_now_on_are_in_the_record(small):
     logger = MMLogger.get_instance('test_stock_settings_requires_grad')
     logger.handlers[0].emit = lambda r: records.append(r.getMessage())
     options = {'backbone.norm_cfg.requires_grad': False}
-    model = small('RetinaNet', 'FRN', options)
+    model = small('RetinaNet', 'FRN', options, anew=True)
     assert all(p.requires_grad for p in model.backbone.frn1.parameters())
     assert 'changed: backbone.norm_cfg.requires_grad: False' in records[0]
-    fixed = small('RetinaNet', dict(type='FRN', requires_grad=False), options)
+    fixed = small('RetinaNet', dict(type='FRN', requires_grad=False), options,
+                  anew=True)
     assert not any(p.requires_grad for p in fixed.backbone.frn1.parameters())
     assert 'requires_grad: False -> True' not in records[1]
 
