@@ -1,4 +1,4 @@
-"""Every RetinaNet and Mask R-CNN config of mmdet; the whole zoo if slow."""
+"""Every RetinaNet and Mask R-CNN config of mmdet, and the whole zoo."""
 
 import re
 from collections import Counter
@@ -21,8 +21,6 @@ FOLDERS = sorted({
     path.parent.name for name in ('retinanet', 'freeanchor', 'mask-rcnn')
     for path in ZOO.glob(f'*/*{name}*.py')
 })
-# Of each way in which a norm stands in a backbone or neck one.
-FEW = ('gcnet', 'gn+ws', 'mask_rcnn', 'nas_fpn', 'regnet', 'retinanet')
 
 
 def models(folder):
@@ -41,9 +39,8 @@ def models(folder):
     return found
 
 
-@pytest.mark.parametrize('folder', [
-    folder if folder in FEW else pytest.param(folder, marks=pytest.mark.slow)
-    for folder in FOLDERS])
+@pytest.mark.slow  # tests/models/test_zoo.py has one of each class
+@pytest.mark.parametrize('folder', FOLDERS)
 def test_every_retinanet_and_mask_rcnn_switches(folder):
     init_default_scope('mmdet')
     for name, model in models(folder).items():

@@ -27,6 +27,8 @@ from torch import nn
 ZOO = Path(mmdet.__file__).parent / '.mim' / 'configs'
 MASK = dict(with_mask=True)
 PANOPTIC = dict(with_mask=True, with_semantic=True)
+# Of a neck's or head's config, whose backbone is that of others, too.
+R18 = {'backbone.depth': 18, 'neck.in_channels': [64, 128, 256, 512]}
 # What the images of a step need beside boxes; size: of the image, in pixels;
 # loss: False where it needs scikit-learn, a teacher, or a hook that counts
 # epochs; options: what in the model's config only runs on a GPU, or elsewhere.
@@ -34,7 +36,8 @@ CONFIGS = {
     # backbones
     'regnet/retinanet_regnetx-800MF_fpn_1x_coco': {},
     'hrnet/faster-rcnn_hrnetv2p-w18-1x_coco': {},
-    'res2net/faster-rcnn_res2net-101_fpn_2x_coco': {},
+    'res2net/faster-rcnn_res2net-101_fpn_2x_coco': dict(
+        options={'backbone.depth': 50}),
     'resnest/mask-rcnn_s50_fpn_syncbn-backbone+head_ms-1x_coco': MASK,
     'detectors/detectors_cascade-rcnn_r50_1x_coco': {},
     'retinanet/retinanet_x101-32x4d_fpn_1x_coco': {},
@@ -45,10 +48,11 @@ CONFIGS = {
     'swin/retinanet_swin-t-p4-w7_fpn_1x_coco': {},
     'pvt/retinanet_pvt-t_fpn_1x_coco': {},
     # necks
-    'nas_fpn/retinanet_r50_nasfpn_crop640-50e_coco': dict(size=256),
+    'nas_fpn/retinanet_r50_nasfpn_crop640-50e_coco': dict(
+        size=256, options=R18),
     'nas_fpn/retinanet_r50_fpn_crop640-50e_coco': dict(size=256),
     'nas_fcos/nas-fcos_r50-caffe_fpn_nashead-gn-head_4xb4-1x_coco': {},
-    'pafpn/faster-rcnn_r50_pafpn_1x_coco': {},
+    'pafpn/faster-rcnn_r50_pafpn_1x_coco': dict(options=R18),
     'carafe/mask-rcnn_r50_fpn-carafe_1x_coco': dict(MASK, options={
         'neck.upsample_cfg': dict(_delete_=True, type='nearest'),
         'roi_head.mask_head.upsample_cfg': dict(
@@ -56,7 +60,8 @@ CONFIGS = {
     'libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco': {},
     'fpg/retinanet_r50_fpg_crop640_50e_coco': dict(size=256),
     'dyhead/atss_r50_fpn_dyhead_1x_coco': {},
-    'yolof/yolof_r50-c5_8xb8-1x_coco': {},
+    'yolof/yolof_r50-c5_8xb8-1x_coco': dict(
+        options=R18 | {'neck.in_channels': 512}),
     'centernet/centernet_r18_8xb16-crop512-140e_coco': {},
     # dense heads
     'atss/atss_r50_fpn_1x_coco': {},
@@ -67,7 +72,7 @@ CONFIGS = {
         'data_preprocessor': dict(_delete_=True, type='DetDataPreprocessor')
     }),
     'ddod/ddod_r50_fpn_1x_coco': dict(size=512),
-    'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco': {},
+    'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco': dict(options=R18),
     'foveabox/fovea_r50_fpn_gn-head-align_4xb4-2x_coco': {},
     'fsaf/fsaf_r50_fpn_1x_coco': {},
     'gfl/gfl_r50_fpn_1x_coco': {},
@@ -98,7 +103,7 @@ CONFIGS = {
     'grid_rcnn/grid-rcnn_r50_fpn_gn-head_1x_coco': {},
     'groie/faste-rcnn_r50_fpn_groie_1x_coco': {},
     'htc/htc_r50_fpn_1x_coco': PANOPTIC,
-    'ms_rcnn/ms-rcnn_r50_fpn_1x_coco': MASK,
+    'ms_rcnn/ms-rcnn_r50_fpn_1x_coco': dict(MASK, options=R18),
     'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco': PANOPTIC,
     'pisa/mask-rcnn_r50_fpn_pisa_1x_coco': MASK,
     'point_rend/point-rend_r50-caffe_fpn_ms-1x_coco': MASK,

@@ -126,11 +126,12 @@ def test_the_stock_config_converts_its_checkpoint(
 
 
 BACKBONES = dict(
-    MobileNetV2=dict(type='MobileNetV2', norm_cfg=dict(type='BN')),
+    MobileNetV2=dict(type='MobileNetV2', widen_factor=.25,
+                     norm_cfg=dict(type='BN')),
     ResNetV1d=dict(type='ResNetV1d', depth=50, base_channels=16),
     RegNet=dict(type='RegNet', arch='regnetx_400mf'),
     Res2Net=dict(type='Res2Net', depth=50, scales=4, base_width=26),
-    ResNeSt=dict(type='ResNeSt', depth=50),
+    ResNeSt=dict(type='ResNeSt', depth=50, base_channels=16),
     HRNet=dict(type='HRNet', extra=dict(
         stage1=dict(num_modules=1, num_branches=1, block='BOTTLENECK',
                     num_blocks=(1, ), num_channels=(16, )),

@@ -40,13 +40,13 @@ def test_mask_rcnn_r50_4conv1fc(build):
     (152, 50, 3, 4),
 ])
 def test_any_depth(build, depth, blocks, norms_a_block, shortcuts):
-    channels = [64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048]
+    channels = [8, 16, 32, 64] if depth < 50 else [32, 64, 128, 256]
     model = build(
         'RetinaNet',
         dict(type='FRN', parts='backbone'),
         options={
-            'backbone.depth': depth,
-            'neck.in_channels': channels
+            'backbone.depth': depth, 'backbone.base_channels': 8,
+            'backbone.init_cfg': None, 'neck.in_channels': channels
         })
     norms, acts = count(norm_sites(model.backbone))
     inner = norms_a_block - 1
