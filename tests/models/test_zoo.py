@@ -35,10 +35,13 @@ R18 = {'backbone.depth': 18, 'neck.in_channels': [64, 128, 256, 512]}
 CONFIGS = {
     # backbones
     'regnet/retinanet_regnetx-800MF_fpn_1x_coco': {},
-    'hrnet/faster-rcnn_hrnetv2p-w18-1x_coco': {},
+    'hrnet/faster-rcnn_hrnetv2p-w18-1x_coco': dict(options={
+        f'backbone.extra.stage{i}.num_modules': 1 for i in (3, 4)}),
     'res2net/faster-rcnn_res2net-101_fpn_2x_coco': dict(
         options={'backbone.depth': 50}),
-    'resnest/mask-rcnn_s50_fpn_syncbn-backbone+head_ms-1x_coco': MASK,
+    'resnest/mask-rcnn_s50_fpn_syncbn-backbone+head_ms-1x_coco': dict(
+        MASK, options=R18 | {'backbone.depth': 50,
+                             'backbone.base_channels': 16}),
     'detectors/detectors_cascade-rcnn_r50_1x_coco': {},
     'retinanet/retinanet_x101-32x4d_fpn_1x_coco': {},
     'ssd/ssd300_coco': dict(size=512),
@@ -49,7 +52,7 @@ CONFIGS = {
     'pvt/retinanet_pvt-t_fpn_1x_coco': {},
     # necks
     'nas_fpn/retinanet_r50_nasfpn_crop640-50e_coco': dict(
-        size=256, options=R18),
+        size=256, options=R18 | {'neck.stack_times': 2}),
     'nas_fpn/retinanet_r50_fpn_crop640-50e_coco': dict(size=256),
     'nas_fcos/nas-fcos_r50-caffe_fpn_nashead-gn-head_4xb4-1x_coco': {},
     'pafpn/faster-rcnn_r50_pafpn_1x_coco': dict(options=R18),

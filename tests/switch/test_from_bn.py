@@ -504,7 +504,8 @@ def test_one_norm_that_never_trained(build, bn_detector):
     """Not even a part is of one kind."""
     bn = bn_detector(options=NARROW)
     folded(bn.backbone.layer3[1])
-    model = build('RetinaNet', 'FRN', dict(NARROW, **{'backbone.init_cfg': None}))
+    model = build('RetinaNet', 'FRN',
+                  dict(NARROW, **{'backbone.init_cfg': None}))
     records = said_in_log('test_one_norm')
     load_state_dict(model, bn.state_dict())
     assert {path for path, norm in model.backbone.named_modules()
