@@ -1,8 +1,12 @@
 """A small comparison on a data set of 16 + 4 images."""
 
+import copy
+
 import pytest
 
 from frn_mmdet.compare import Comparison
+
+_made = {}
 
 
 @pytest.fixture(scope='session')
@@ -14,15 +18,24 @@ def root():
 
 @pytest.fixture
 def compare(shapes, root, monkeypatch):
-    """compare(...): one of the small batch RetinaNet, or of another."""
+    """compare(...): one of the small batch RetinaNet, or of another.
+
+    That of the RetinaNet is made once, and copied.
+    """
     monkeypatch.setenv('SHAPES_ROOT', str(shapes))
 
     def _make(norms=('FRN', 'BN'), batch_sizes=(4, 2), seeds=2, config=None,
               **args):
-        config = config or root / 'configs/small_batch/' \
+        path = config or root / 'configs/small_batch/' \
             'retinanet_r18_fpn_shapes.py'
-        return Comparison(str(config), list(norms), list(batch_sizes), seeds,
-                    **args)
+        key = repr((norms, batch_sizes, seeds, args))
+        if config or key not in _made:
+            made = Comparison(str(path), list(norms), list(batch_sizes),
+                              seeds, **args)
+            if config:
+                return made
+            _made[key] = made
+        return copy.deepcopy(_made[key])
 
     return _make
 

@@ -20,6 +20,8 @@ def test_two_steps(small, losses, norm, tlu, name):
     model = small(name, dict(type=norm, tlu=tlu, **groups), options)
     taus = {n: p for n, p in model.named_parameters() if n.endswith('.tau')}
     assert bool(taus) is tlu
+    for tau in taus.values():  # a ReLU behind it would stop its gradient
+        torch.nn.init.constant_(tau, -.3)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     for _ in range(2):
         loss = losses(

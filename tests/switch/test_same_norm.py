@@ -11,10 +11,10 @@ from frn_mmdet.errors import ConfigError
 GN = dict(type='GN', num_groups=4)
 # With BN's keys.
 TRACKED = dict(type='IN', track_running_stats=True)
-NORMS = pytest.mark.parametrize('norm', [
-    'FRN', dict(type='FRN', tlu=False), dict(type='FRN', learnable_eps=True),
-    dict(type='BN', tlu=True), GN, TRACKED
-], ids=str)
+EACH = ['FRN', dict(type='FRN', tlu=False),
+        dict(type='FRN', learnable_eps=True), dict(type='BN', tlu=True), GN,
+        TRACKED]
+NORMS = pytest.mark.parametrize('norm', EACH, ids=str)
 
 
 @pytest.fixture
@@ -64,13 +64,16 @@ def test_from_one_detector_to_another(small, move, norm):
     move(spread(small('MaskRCNN', norm)), small('RetinaNet', norm))
 
 
-@NORMS
-@pytest.mark.parametrize('more, fewer', [
+MORE_AND_FEWER = [
     ({'bbox_head.stacked_convs': 3}, {'bbox_head.stacked_convs': 1}),
     ({'backbone.depth': 34}, {'backbone.depth': 18}),
     ({'neck.num_outs': 6}, {'neck.num_outs': 5}),
-    ({'backbone.deep_stem': True}, {}),
-], ids=['convs', 'depth', 'levels', 'stem'])
+    ({'backbone.deep_stem': True}, {})]
+
+
+@pytest.mark.parametrize('norm, more, fewer', [
+    *(('FRN', *both) for both in MORE_AND_FEWER),
+    *((norm, *MORE_AND_FEWER[i % 4]) for i, norm in enumerate(EACH[1:]))])
 def test_more_layers_and_fewer(small, move, norm, more, fewer):
     deep, shallow = small('RetinaNet', norm, more), small(
         'RetinaNet', norm, fewer)
