@@ -41,8 +41,9 @@ def switch_norms(model: nn.Module, norm_cfg: str | dict,
     gamma and beta are kept. So are BN's statistics: BRN, BN and SyncBN have
     them, and a norm of one image (FRN, GN, ...) goes on from them, see
     ``from_bn``. In the place of a BN that was never trained it starts from
-    scratch, unless ``norm_cfg`` says ``from_bn``. What stays as it was, such as a norm over maps of 1x1, which
-    FRN would take the sign of, is named in a warning.
+    scratch, unless ``norm_cfg`` says ``from_bn``. What stays as it was, such
+    as a norm over maps of 1x1, which FRN would take the sign of, is named in
+    a warning.
 
     Args:
         model (nn.Module): The network, as it was built, on any device.

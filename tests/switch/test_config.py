@@ -100,7 +100,7 @@ def test_an_upsampling_layer_gets_its_norm_from_its_owner():
 
 def test_parts(stock):
     after = switched(stock('MaskRCNN'), dict(type='GN', parts='head'))
-    gn = dict(type='GN', num_groups=32)
+    gn = dict(type='frn_mmdet.GN', num_groups=32)
     assert after['roi_head.bbox_head'] == after['roi_head.mask_head'] == gn
     assert after['backbone'] == dict(type='BN', requires_grad=True)
     assert 'neck' not in after

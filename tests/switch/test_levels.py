@@ -138,11 +138,11 @@ def test_a_neck_whose_levels_share_a_norm(build):
         ('spatial_conv_low', 4)}
 
 
-def test_it_is_said(dense):
+def test_it_is_said(small):
     records = []
     logger = MMLogger.get_instance('test_levels')
     logger.handlers[0].emit = lambda r: records.append(r.getMessage())
-    dense()
+    small('FCOS', 'BN', HEAD, anew=True)
     record, = (r for r in records if r.startswith('model.norm_cfg'))
     assert ('note: bbox_head: one BN a pyramid level, 5, in place of one for '
             'all of them, at 2 places') in record

@@ -194,8 +194,8 @@ def stock(shapes):
             f'{split}_dataloader.dataset.metainfo.classes='
             '(circle,square,triangle)'
         ]
-    return [STOCK, '--norms', 'FRN', 'GN', '--batch-sizes', 1, '--seeds', 1,
-            '--gpus', 0, '--cfg-options', *ALONE, *options]
+    return [STOCK, '--norms', 'FRN', 'FRN+WS', '--batch-sizes', 1, '--seeds',
+            1, '--gpus', 0, '--cfg-options', *ALONE, *options]
 
 
 def test_the_plan_of_a_stock_config(stock, tmp_path, capsys):
@@ -206,7 +206,7 @@ def test_the_plan_of_a_stock_config(stock, tmp_path, capsys):
     assert '= 2 trainings' in text
     assert '| 1          | CPU  | 2     | 2      | 0.00125 |' in text
     assert 'FRN: 28 norms, 17 TLU' in text
-    assert 'torchvision://resnet50 cannot start GN' in text
+    assert 'torchvision://resnet50 cannot start FRN+WS' in text
     assert 'A step of FRN at batch 1 takes' in text
     assert not out.exists()
 
@@ -218,7 +218,7 @@ def test_a_stock_config(tool, stock, tmp_path):
     with (out / 'results.csv').open() as file:
         rows = list(csv.DictReader(file))
     assert [(r['norm'], r['steps'], r['status']) for r in rows] == [
-        ('FRN', '2', 'ok'), ('GN', '2', 'ok')]
+        ('FRN', '2', 'ok'), ('FRN+WS', '2', 'ok')]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from scripts import path_of
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,8 @@ def here(shapes, tmp_path, monkeypatch):
     def _here(name, *args):
         before = set(tmp_path.rglob('*.log'))
         monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
+        # By config and second: another's log would go on, in its own file.
+        MMLogger._instance_dict.clear()
         runpy.run_path(str(path_of(name)), run_name='__main__')
         log, = set(tmp_path.rglob('*.log')) - before
         return log.read_text()
