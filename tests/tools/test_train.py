@@ -163,8 +163,8 @@ def test_one_key_on_mmdets_own_config(here, hub, tmp_path, shapes, norm,
                            '/annotations/instances_val2017.json')
     log = here('train.py', config, '--work-dir', tmp_path, '--cfg-options',
                *SHORT, *options, 'train_cfg.max_epochs=1',
-               'train_dataloader.dataset.pipeline.2.scale=(128,128)',
-               'val_dataloader.dataset.pipeline.1.scale=(128,128)')
+               'train_dataloader.dataset.pipeline.2.scale=(256,256)',
+               'val_dataloader.dataset.pipeline.1.scale=(256,256)')
     assert count in log
     assert len(steps(log)) == 2
     losses = [float(x) for x in re.findall(r' loss: ([\d.]+)', log)]
