@@ -205,7 +205,7 @@ main() {
     pip install -r requirements/build.txt
   local compile=
   "$python" -c 'import torch, mmcv._ext' 2>/dev/null ||
-    compile=": compiled once, in about 15 minutes on 2 cores ($MAX_JOBS jobs
+    compile=": compiled once, in about 5 minutes on 2 cores ($MAX_JOBS jobs
       here), or taken from pip's cache"
   run mmcv "$(pin mmcv)$compile" install_mmcv
   run stack "the rest of $pins" pip install -r "$pins"
