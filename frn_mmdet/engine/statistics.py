@@ -40,9 +40,8 @@ def take_statistics(model: nn.Module, cfg: Config, count: int) -> int:
     check_coco_data(cfg, ('train', ))
     loader = Runner.build_dataloader(
         cfg.train_dataloader | dict(
-            batch_size=BATCH, drop_last=True, num_workers=0,
-            persistent_workers=False), seed=0)
-    batches = min(len(loader), count // BATCH)
+            batch_size=BATCH, num_workers=0, persistent_workers=False), seed=0)
+    batches = min(len(loader.dataset), count) // BATCH
     if not batches:
         raise ConfigError(
             f'train_dataloader: statistics are taken over {BATCH} images at a '
@@ -54,7 +53,9 @@ def take_statistics(model: nn.Module, cfg: Config, count: int) -> int:
         norm.train()
         norm.momentum = None  # the mean over all batches
         norm.reset_running_stats()
-    for data in islice(loader, batches):
+    # The last batch may be smaller; that one would count as much as another.
+    whole = (data for data in loader if len(data['inputs']) == BATCH)
+    for data in islice(whole, batches):
         model.extract_feat(model.data_preprocessor(data, True)['inputs'])
     for norm, state in kept.items():
         if not norm.num_batches_tracked:  # a head's

@@ -341,6 +341,8 @@ def taken(shapes, tmp_path):
     cfg.train_dataloader.dataset.pipeline = [
         step for step in cfg.train_dataloader.dataset.pipeline
         if step.type != 'RandomFlip']
+    # As mmdet's configs of COCO have it.
+    cfg.train_dataloader.batch_sampler = dict(type='AspectRatioBatchSampler')
     cfg.dump(config)
     torch.manual_seed(0)
     switch_model(cfg.model, 'BN')
