@@ -32,6 +32,11 @@ OF_TORCH = dict(
     LN=lambda: nn.GroupNorm(1, CHANNELS))
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=NORMS)
 def name(request):
     return request.param
@@ -97,9 +102,10 @@ def test_the_formula(kernel, name, share, size):
     for map_ in (x, x.contiguous(memory_format=torch.channels_last),
                  x.flip(3).transpose(2, 3).contiguous().transpose(2, 3)):
         wanted = formula(name, map_, layer, share)
-        # Of one element x - m is 0, by a factor of 1 / sqrt(eps).
-        cancels = name == 'IN' and size == (1, 1)
-        assert error_of(layer(map_), wanted) < (1e-3 if cancels else 1e-5)
+        # Of one element, or two that happen to be near, x - m is about 0, and
+        # what is left is multiplied by up to 1 / sqrt(eps).
+        few = size == (1, 1)
+        assert error_of(layer(map_), wanted) < (1e-3 if few else 1e-5)
     double = started(name, share).double()
     assert error_of(double(x.double()), formula(
         name, x, double, double.share)) < 1e-10
