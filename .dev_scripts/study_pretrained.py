@@ -1,4 +1,4 @@
-"""The study of docs/studies/pretrained.md: FRN that starts from BN.
+"""The study of docs/studies/pretrained.md: norms that start from BN.
 
 python .dev_scripts/study_pretrained.py DATA OUT [--jobs N] [--only NAME ...]
 
@@ -74,6 +74,12 @@ BNS = [Row('BN, statistics trained', BN),
        Row('BN, statistics frozen', BN, options=FROZEN)]
 
 
+OTHERS = [Row('IN from BN, a = 10', f'IN{BACKBONE}'),
+          Row('GN from BN, a = 10', GN),
+          Row('LN from BN, a = 10', f'LN{BACKBONE}'),
+          Row('GFRN from BN, a = 10', f'GFRN+ReLU{BACKBONE}:num_groups=8')]
+
+
 def from_bn(a, title='', **kwargs):
     """Return the row of an FRN from BN."""
     return Row(f'FRN from BN, a = {a}{title}', f'{FRN}:from_bn={a}', **kwargs)
@@ -81,7 +87,7 @@ def from_bn(a, title='', **kwargs):
 
 STARTS = dict(
     kangaroo=[
-        *BNS, *map(from_bn, (100, 10, 1, 0)),
+        *BNS, *map(from_bn, (100, 10, 1, 0)), *OTHERS,
         Row("GN, BN's gamma and beta", GN, AFFINE), *SCRATCH],
     bccd=[*BNS, from_bn(10), SCRATCH[0]],
     choices=[
