@@ -15,7 +15,6 @@ import copy
 import logging
 import sys
 import warnings
-from contextlib import nullcontext
 
 import torch
 from mmdet.registry import MODELS
@@ -160,9 +159,8 @@ def padded(model, measured):
 
 def features_of(model, images, samples):
     """Return each image's finest level, over its own area."""
-    mode = over_own_areas(images, samples) if model.has_own_area(
-        model.training) else nullcontext()
-    with mode:
+    asked = model.has_own_area(model.training)
+    with over_own_areas(images, samples, asked):
         features = backbone(model, images)
     return [maps[:, :sample.img_shape[0] // 8, :sample.img_shape[1] // 8]
             for maps, sample in zip(features, samples, strict=True)]
