@@ -149,49 +149,63 @@ class GroupedNorm(Function):
                 None, None)
 
 
-# In PyTorch's operations. What is of a row is (N, groups, C / groups), what is
-# of a group (N, groups, 1).
+# In PyTorch's operations: on a GPU each is a launch, which takes the CPU
+# longer than a small map takes the GPU, so there are as few as can be. What is
+# of a row is (N, groups, C / groups), what is of a group (N, groups, 1).
 
 
 def _forward(x, how, weight, bias, mean, var):
     """Return y and, of each group, m and what x_ref is multiplied by."""
     x_wide = x.to(compute_dtype(x))
-    gamma, beta, ref, inv_ref = _of_rows(
-        how, x_wide, weight, bias, mean, var.rsqrt())
+    gamma, beta, ref, ref_var = _of_rows(how, x_wide, weight, bias, mean, var)
+    ref_std = ref_var.sqrt()
     row_mean, row_var = (value.unflatten(1, (how.groups, -1))
                          for value in _moments(x_wide))
-    m_row = (row_mean - ref) * inv_ref
-    m = m_row.mean(2, keepdim=True) * how.centred
-    # Of the spread within the rows and that between them.
-    v = (row_var * inv_ref**2 + (m_row - m)**2).mean(2, keepdim=True)
-    inv = (how.share * (v + how.eps) + (1 - how.share)).rsqrt()
-    scale = gamma * inv_ref * inv
-    shift = beta - scale * ref - gamma * inv * m * how.share
-    y = (x_wide * _column(scale, x)).add_(_column(shift, x))
+    m_row = (row_mean - ref) / ref_std
+    v = row_var / ref_var
+    if not how.centred:
+        m = torch.zeros_like(m_row[:, :, :1])
+        v = v.addcmul_(m_row, m_row).mean(2, keepdim=True)
+    elif m_row.shape[2] == 1:
+        m = m_row
+    else:  # the spread within the rows and that between them
+        m = m_row.mean(2, keepdim=True)
+        m_row -= m
+        v = v.addcmul_(m_row, m_row).mean(2, keepdim=True)
+    inv = (v * how.share).add_(
+        1 - how.share + how.share * how.eps).rsqrt_()
+    scale = gamma / ref_std * inv
+    centre = torch.addcmul(ref, m, ref_std, value=how.share)
+    shift = torch.addcmul(beta, scale, centre, value=-1)
+    y = torch.addcmul(_column(shift, x), x_wide, _column(scale, x))
     return y.to(x.dtype), m, inv
 
 
 def _backward(grad, x, how, weight, mean, var, m, inv):
     x_wide, dy = x.to(compute_dtype(x)), grad.to(compute_dtype(x))
-    gamma, ref, inv_ref = _of_rows(how, x_wide, weight, mean, var.rsqrt())
+    gamma, ref, ref_var = _of_rows(how, x_wide, weight, mean, var)
+    ref_std = ref_var.sqrt()
+    centre = torch.addcmul(ref, m, ref_std, value=how.share)
     dims = spatial_dims(x)
     sums = dy.sum(dims).unflatten(1, (how.groups, -1))
     dots = (dy * x_wide).sum(dims).unflatten(1, (how.groups, -1))
     # Of dy times what gamma is multiplied by.
-    dots = ((dots - ref * sums) * inv_ref - how.share * m * sums) * inv
+    dots = dots.addcmul_(centre, sums, value=-1).mul_(inv / ref_std)
+    scale = gamma / ref_std * inv
     size = x_wide[0].numel() // how.groups
-    dv = (gamma * dots).sum(2, keepdim=True) * inv**2 * (-.5 * how.share)
-    dm = (gamma * sums).sum(2, keepdim=True) * inv * (
-        -how.share * how.centred)
-    # What x_ref and 1 are multiplied by, in the gradient of x_ref.
-    slope = dv * (2 / size)
-    level = dm / size - slope * m
-    slope = slope * inv_ref**2
-    level = level * inv_ref - slope * ref
-    scale = gamma * inv_ref * inv
-    dx = (x_wide * _column(slope, x)).addcmul_(dy, _column(scale, x))
-    dx = dx.add_(_column(level, x)).to(x.dtype)
-    return dx, dots.sum(0).flatten(), sums.sum(0).flatten()
+    # What x_ref is multiplied by, in its own gradient.
+    slope = (gamma * dots).sum(2, keepdim=True).mul_(inv).mul_(inv)
+    slope *= -how.share / size
+    level = -slope * m
+    if how.centred:
+        level -= (gamma * sums).sum(2, keepdim=True).mul_(inv).mul_(
+            how.share / size)
+    # And x and 1, in that of x.
+    slope = slope / ref_var
+    level = torch.addcmul(level / ref_std, slope, ref, value=-1)
+    dx = torch.addcmul(_column(level, x), x_wide, _column(slope, x))
+    dx.addcmul_(dy, _column(scale, x))
+    return dx.to(x.dtype), dots.sum(0).flatten(), sums.sum(0).flatten()
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
