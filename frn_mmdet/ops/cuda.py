@@ -176,7 +176,7 @@ def backward(grad, x, inv, weight, bias, tau, eps_tensor, eps, mean=None,
         launch(kernels.backward, way.grid,
                *inputs, words, float(share), dx, *way.sizes, **way.meta)
         images, channels = inv.shape
-        grid, meta = _join_launch(channels, images * way.splits)
+        grid, meta = join_launch(channels, images * way.splits)
         launch(kernels.join, grid,
                sums, inv, weight, *of_parameters, images, channels,
                way.splits, ACC=way.meta['ACC'], **meta)
@@ -197,7 +197,7 @@ def tlu(x, tau):
         grid, meta = _tlu_launch(units, length, last)
         with torch.cuda.device_of(x):
             launch(kernels.tlu, grid, x, tau, z, bits, units, length,
-                   x.shape[1], ACC=_acc(x), **meta)
+                   x.shape[1], ACC=dtype_of_sums(x), **meta)
         cuda_host.share()
     return z, bits
 
@@ -217,16 +217,18 @@ def tlu_backward(grad, bits, last):
     parts, pieces = (grid[0], 1) if last else (len(grad), grid[1])
     with torch.cuda.device_of(grad):
         launch(kernels.tlu_backward, grid,
-               grad, bits, dx, sums, units, length, ACC=_acc(grad), **meta)
-        join, meta = _join_launch(len(dtau), parts * pieces)
+               grad, bits, dx, sums, units, length, ACC=dtype_of_sums(grad),
+               **meta)
+        join, meta = join_launch(len(dtau), parts * pieces)
         launch(kernels.tlu_join, join,
-               sums, dtau, parts, len(dtau), pieces, ACC=_acc(grad), **meta)
+               sums, dtau, parts, len(dtau), pieces, ACC=dtype_of_sums(grad),
+               **meta)
     cuda_host.share(sums=sums.numel())
     return dx, dtau
 
 
-def _join_launch(channels, many):
-    """The grid, and the tile: T channels, ROWS of the sums for each."""
+def join_launch(channels, many):
+    """Return the grid, and the tile: T channels, ROWS of sums for each."""
     joined = min(JOINED, max(1, triton.next_power_of_2(channels) // 32))
     return (triton.cdiv(channels, joined), ), dict(
         T=joined, ROWS=min(256, triton.next_power_of_2(many)), num_warps=8)
@@ -277,7 +279,7 @@ def _way(images, channels, size, last, double, device, tlu, eps, mean,
     # Not on AMD's, whose parts do not all see what one of them stored.
     can_wait = (device.type == 'cuda' and torch.version.cuda is not None
                 and not double)
-    p = plan(images, channels, size, last, _processors(device), can_wait)
+    p = plan(images, channels, size, last, processors_of(device), can_wait)
     tiles = images * triton.cdiv(channels, p.channels)
     vector = math.gcd(size, 16)
     return _Way(
@@ -297,11 +299,13 @@ def _way(images, channels, size, last, double, device, tlu, eps, mean,
             num_warps=p.warps(most)))
 
 
-def _acc(x):
+def dtype_of_sums(x):
+    """What Triton adds up in, and computes."""
     return tl.float64 if x.dtype == torch.float64 else tl.float32
 
 
-def _processors(device):
+def processors_of(device):
+    """How many programs a device runs side by side."""
     if device.type != 'cuda':  # Triton's interpreter
         return 4
     return torch.cuda.get_device_properties(device).multi_processor_count
@@ -313,5 +317,5 @@ def _contiguous(*parameters):
             for t in parameters]
 
 
-cuda_host.register({FRN: forward, BACKWARD: backward, TLU: tlu,
-                    TLU_BACKWARD: tlu_backward})
+KERNELS = {FRN: forward, BACKWARD: backward, TLU: tlu,
+           TLU_BACKWARD: tlu_backward}

@@ -173,29 +173,13 @@ inline double root_of(double v, const Groups& groups) {
   return 1 / std::sqrt(groups.share * (v + groups.eps) + 1 - groups.share);
 }
 
-// grouped.py refuses the same, in a sentence; an empty map is not for here.
-void check_grouped(const Tensor& x, const Tensor& weight, const Tensor& mean,
-                   const Tensor& var, int64_t groups) {
-  const auto fits = [&](const Tensor& t) {
-    return is_parameter(t, x) && t.size(0) == x.size(1);
-  };
-  TORCH_CHECK(x.dim() >= 3 && x.dim() <= 5 && is_float(x) && x.numel() > 0 &&
-                  fits(weight) && fits(mean) && fits(var) && groups > 0 &&
-                  x.size(1) % groups == 0,
-              "grouped: arguments do not fit");
-}
-
-using GroupedOutputs = std::tuple<Tensor, Tensor, Tensor>;
-using GroupedGradients = std::tuple<Tensor, Tensor, Tensor>;
-
 // y and, of each group, the mean of the standardized map (0 if it is not
 // subtracted) and what root_of gives: shape (N, groups).
 GroupedOutputs grouped(const Tensor& x, const Tensor& weight,
                        const Tensor& bias, const Tensor& mean,
                        const Tensor& var, int64_t group_count, double eps,
                        double share, bool centred) {
-  check_grouped(x, weight, mean, var, group_count);
-  TORCH_CHECK(bias.sizes() == weight.sizes(), "grouped: bias does not fit");
+  check_grouped(x, weight, bias, mean, var, group_count);
   const auto format = format_of(x);
   const Tensor from = x.contiguous(format);
   const Map map(x);
@@ -259,12 +243,8 @@ GroupedGradients grouped_backward(const Tensor& grad, const Tensor& x,
                                   const Tensor& weight, const Tensor& mean,
                                   const Tensor& var, int64_t group_count,
                                   double share, bool centred) {
-  check_grouped(x, weight, mean, var, group_count);
-  TORCH_CHECK(grad.sizes() == x.sizes() &&
-                  grad.scalar_type() == x.scalar_type() &&
-                  means.numel() == x.size(0) * group_count &&
-                  roots.numel() == means.numel(),
-              "grouped_backward: arguments do not fit");
+  check_grouped(x, weight, weight, mean, var, group_count);
+  check_grouped_backward(grad, x, means, roots, group_count);
   const auto format = format_of(x);
   const Tensor from = x.contiguous(format), dy = grad.contiguous(format);
   const Map map(x);

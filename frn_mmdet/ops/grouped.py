@@ -47,7 +47,7 @@ def grouped_norm(x: Tensor,
             / sqrt(share * (v + eps) + 1 - share) + bias
 
     Statistics and arithmetic are float32 for half types. The backward keeps
-    the input and two numbers a group. A CPU has a kernel for it; other devices
+    the input and two numbers a group. CPU and GPU have kernels; other devices
     take PyTorch's own operations.
 
     Args:
@@ -121,7 +121,7 @@ class GroupedNorm(Function):
     def forward(ctx, x: Tensor, how: How, weight: Tensor, bias: Tensor,
                 mean: Tensor, var: Tensor) -> Tensor:
         """Args and result are those of :func:`grouped_norm`."""
-        ctx.how, ctx.native = how, x.is_cpu and is_native(x)
+        ctx.how, ctx.native = how, is_native(x)
         if ctx.native:
             y, m, inv = FORWARD(x, weight, bias, mean, var, how.groups,
                                 how.eps, how.share, how.centred)
@@ -149,9 +149,8 @@ class GroupedNorm(Function):
                 None, None)
 
 
-# In PyTorch's operations: on a GPU each is a launch, which takes the CPU
-# longer than a small map takes the GPU, so there are as few as can be. What is
-# of a row is (N, groups, C / groups), what is of a group (N, groups, 1).
+# In PyTorch's operations, where there is no kernel. What is of a row is
+# (N, groups, C / groups), what is of a group (N, groups, 1).
 
 
 def _forward(x, how, weight, bias, mean, var):

@@ -17,7 +17,14 @@
 
 namespace {
 
-enum Operation { kFrn, kFrnBackward, kTlu, kTluBackward };
+enum Operation {
+  kFrn,
+  kFrnBackward,
+  kTlu,
+  kTluBackward,
+  kGrouped,
+  kGroupedBackward
+};
 
 Plans plans;
 std::atomic<bool> is_on = false;  // set by cuda_host.py
@@ -26,13 +33,10 @@ at::ScalarType compute_dtype(const Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-std::vector<Tensor> list_of(const std::tuple<Tensor, Tensor>& t) {
-  return {std::get<0>(t), std::get<1>(t)};
-}
-
-std::vector<Tensor> list_of(const FrnGradients& t) {
-  return {std::get<0>(t), std::get<1>(t), std::get<2>(t), std::get<3>(t),
-          std::get<4>(t)};
+template <typename... T>
+std::vector<Tensor> list_of(const std::tuple<T...>& results) {
+  return std::apply(
+      [](const T&... each) { return std::vector<Tensor>{each...}; }, results);
 }
 
 // Results of an operator by its plan. There is none for tensors that are the
@@ -232,6 +236,108 @@ TluGradients tlu_backward(const Tensor& grad0, const Tensor& bits,
   return run(key, launch, by_python);
 }
 
+// Numbers that launches of a call share, one kind after the other.
+void* behind(void* numbers, int64_t count, at::ScalarType dtype) {
+  return static_cast<char*>(numbers) + count * c10::elementSize(dtype);
+}
+
+GroupedOutputs grouped(const Tensor& x0, const Tensor& weight0,
+                       const Tensor& bias0, const Tensor& mean0,
+                       const Tensor& var0, int64_t groups, double eps,
+                       double share, bool centred) {
+  static const auto python =
+      operator_of<GroupedForward>("frn_mmdet::grouped_python");
+  check_grouped(x0, weight0, bias0, mean0, var0, groups);
+  const auto by_python = [&] {
+    return python.call(x0, weight0, bias0, mean0, var0, groups, eps, share,
+                       centred);
+  };
+  if (!is_on) {
+    return by_python();
+  }
+  const auto format = format_of(x0);
+  const Gpu gpu(x0);
+  const Tensor x = x0.contiguous(format);
+  const Tensor weight = weight0.contiguous(), bias = bias0.contiguous();
+  const Tensor mean = mean0.contiguous(), var = var0.contiguous();
+  const Map map(x);
+  const Key key(kGrouped, x, map.images, map.channels, map.size,
+                format != at::MemoryFormat::Contiguous,
+                {&x, &weight, &bias, &mean, &var}, groups, centred);
+  const auto launch = [&](const Plan& plan) -> GroupedOutputs {
+    const auto dtype = compute_dtype(x);
+    const Tensor y = gpu.empty(x.sizes(), x.scalar_type(), format);
+    const Tensor means = gpu.empty({map.images, groups}, dtype);
+    const Tensor roots = gpu.empty({map.images, groups}, dtype);
+    const auto scratch = gpu.scratch(plan, dtype);
+    const void* lines =
+        behind(scratch.sums, plan.sums - 2 * map.rows(), dtype);
+    plan.launches[0]({x.const_data_ptr(), x.const_data_ptr(),
+                      mean.const_data_ptr(), scratch.sums},
+                     {}, gpu.stream);
+    plan.launches[1](
+        {scratch.sums, weight.const_data_ptr(), bias.const_data_ptr(),
+         var.const_data_ptr(), means.data_ptr(), roots.data_ptr(), lines},
+        {eps, share}, gpu.stream);
+    plan.launches[2]({x.const_data_ptr(), x.const_data_ptr(),
+                      mean.const_data_ptr(), lines, y.data_ptr()},
+                     {}, gpu.stream);
+    return {y, means, roots};
+  };
+  return run(key, launch, by_python);
+}
+
+GroupedGradients grouped_backward(const Tensor& grad0, const Tensor& x0,
+                                  const Tensor& means, const Tensor& roots,
+                                  const Tensor& weight0, const Tensor& mean0,
+                                  const Tensor& var0, int64_t groups,
+                                  double share, bool centred) {
+  static const auto python =
+      operator_of<GroupedBackward>("frn_mmdet::grouped_backward_python");
+  check_grouped(x0, weight0, weight0, mean0, var0, groups);
+  check_grouped_backward(grad0, x0, means, roots, groups);
+  const auto by_python = [&] {
+    return python.call(grad0, x0, means, roots, weight0, mean0, var0, groups,
+                       share, centred);
+  };
+  if (!is_on) {
+    return by_python();
+  }
+  const auto format = format_of(x0);
+  const Gpu gpu(x0);
+  const Tensor x = x0.contiguous(format), grad = grad0.contiguous(format);
+  const Tensor weight = weight0.contiguous();
+  const Tensor mean = mean0.contiguous(), var = var0.contiguous();
+  const Map map(x);
+  const Key key(kGroupedBackward, x, map.images, map.channels, map.size,
+                format != at::MemoryFormat::Contiguous,
+                {&grad, &x, &means, &roots, &weight, &mean, &var}, groups,
+                centred);
+  const auto launch = [&](const Plan& plan) -> GroupedGradients {
+    const auto dtype = compute_dtype(x);
+    const Tensor dx = gpu.empty(x.sizes(), x.scalar_type(), format);
+    const Tensor of_parameters = gpu.empty({2, map.channels}, dtype);
+    const auto scratch = gpu.scratch(plan, dtype);
+    const void* lines =
+        behind(scratch.sums, plan.sums - 5 * map.rows(), dtype);
+    const void* parts =
+        behind(scratch.sums, plan.sums - 2 * map.rows(), dtype);
+    plan.launches[0]({grad.const_data_ptr(), x.const_data_ptr(),
+                      mean.const_data_ptr(), scratch.sums},
+                     {}, gpu.stream);
+    plan.launches[1](
+        {scratch.sums, weight.const_data_ptr(), var.const_data_ptr(),
+         means.const_data_ptr(), roots.const_data_ptr(), lines, parts},
+        {share}, gpu.stream);
+    plan.launches[2]({grad.const_data_ptr(), x.const_data_ptr(),
+                      mean.const_data_ptr(), lines, dx.data_ptr()},
+                     {}, gpu.stream);
+    plan.launches[3]({parts, of_parameters.data_ptr()}, {}, gpu.stream);
+    return {dx, of_parameters.select(0, 0), of_parameters.select(0, 1)};
+  };
+  return run(key, launch, by_python);
+}
+
 void launch_in_cpp(bool on) { is_on = on; }
 
 std::string why_no_driver() {
@@ -251,6 +357,8 @@ TORCH_LIBRARY_IMPL(frn_mmdet, CUDA, m) {
   m.impl("frn_backward", frn_backward);
   m.impl("tlu", tlu);
   m.impl("tlu_backward", tlu_backward);
+  m.impl("grouped", grouped);
+  m.impl("grouped_backward", grouped_backward);
 }
 
 TORCH_LIBRARY_IMPL(frn_mmdet, AutogradCPU, m) {

@@ -192,9 +192,11 @@ struct Key {
   uint64_t place, tensors = 0;
 
   Key(int operation, const Tensor& map, int64_t images, int64_t channels,
-      int64_t size, bool last, std::initializer_list<const Tensor*> inputs)
+      int64_t size, bool last, std::initializer_list<const Tensor*> inputs,
+      int64_t groups = 0, bool centred = false)
       : sizes{images, channels, size},
-        place(operation | map.device().index() << 3 | last << 11) {
+        place(operation | map.device().index() << 3 | last << 11 |
+              centred << 12 | static_cast<uint64_t>(groups) << 13) {
     for (const Tensor* input : inputs) {
       uint64_t kind = 63;  // there is none
       if (input->defined()) {

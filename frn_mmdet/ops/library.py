@@ -74,14 +74,14 @@ torch.library.define(STANDARDIZE, '(Tensor weight, float eps) -> Tensor')
 torch.library.define(
     STANDARDIZE_BACKWARD, '(Tensor grad, Tensor weight, float eps) -> Tensor')
 
-# Group normalisation that goes on from other statistics, on a CPU: grouped.py
-# has its autograd. Returns y and, for backward, two numbers a group.
-torch.library.define(
+# Group normalisation that goes on from other statistics: grouped.py has its
+# autograd. Returns y and, for backward, two numbers a group.
+_define(
     GROUPED, '(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor var, '
     'int groups, float eps, float share, bool centred) -> '
     '(Tensor, Tensor, Tensor)')
 # Gradients of x and, per channel, of weight and bias.
-torch.library.define(
+_define(
     GROUPED_BACKWARD, '(Tensor grad, Tensor x, Tensor means, Tensor roots, '
     'Tensor weight, Tensor mean, Tensor var, int groups, float share, '
     'bool centred) -> (Tensor, Tensor, Tensor)')

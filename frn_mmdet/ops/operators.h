@@ -32,6 +32,17 @@ using TluForward = TluOutputs(const Tensor& x, const Tensor& tau);
 using TluBackward = TluGradients(const Tensor& grad, const Tensor& bits,
                                  bool last);
 
+using GroupedOutputs = std::tuple<Tensor, Tensor, Tensor>;
+using GroupedGradients = std::tuple<Tensor, Tensor, Tensor>;
+using GroupedForward = GroupedOutputs(
+    const Tensor& x, const Tensor& weight, const Tensor& bias,
+    const Tensor& mean, const Tensor& var, int64_t groups, double eps,
+    double share, bool centred);
+using GroupedBackward = GroupedGradients(
+    const Tensor& grad, const Tensor& x, const Tensor& means,
+    const Tensor& roots, const Tensor& weight, const Tensor& mean,
+    const Tensor& var, int64_t groups, double share, bool centred);
+
 template <typename F>
 auto operator_of(const char* name) {
   return c10::Dispatcher::singleton()
@@ -69,6 +80,28 @@ void check_tlu(const Tensor& x, const Tensor& tau) {
                   is_parameter(tau, x) &&
                   (tau.size(0) == 1 || tau.size(0) == x.size(1)),
               "TLU: the threshold does not fit the input");
+}
+
+// grouped.py refuses the same, in a sentence; an empty map is not for here.
+void check_grouped(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                   const Tensor& mean, const Tensor& var, int64_t groups) {
+  const auto fits = [&](const Tensor& t) {
+    return is_parameter(t, x) && t.size(0) == x.size(1);
+  };
+  TORCH_CHECK(x.dim() >= 3 && x.dim() <= 5 && is_float(x) && x.numel() > 0 &&
+                  fits(weight) && fits(bias) && fits(mean) && fits(var) &&
+                  groups > 0 && x.size(1) % groups == 0,
+              "grouped: arguments do not fit");
+}
+
+void check_grouped_backward(const Tensor& grad, const Tensor& x,
+                            const Tensor& means, const Tensor& roots,
+                            int64_t groups) {
+  TORCH_CHECK(grad.sizes() == x.sizes() &&
+                  grad.scalar_type() == x.scalar_type() &&
+                  means.numel() == x.size(0) * groups &&
+                  roots.numel() == means.numel(),
+              "grouped_backward: arguments do not fit");
 }
 
 // channels_last or not, for a number of dimensions.

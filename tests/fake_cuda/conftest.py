@@ -94,8 +94,9 @@ class Fake:
 
     def know(self):
         """Look up what Triton has compiled, and its parameters."""
-        from frn_mmdet.ops import cuda_kernels
-        for kernel in vars(cuda_kernels).values():
+        from frn_mmdet.ops import cuda_grouped_kernels, cuda_kernels
+        for kernel in (vars(cuda_kernels)
+                       | vars(cuda_grouped_kernels)).values():
             for caches in getattr(kernel, 'device_caches', {}).values():
                 for compiled in caches[0].values():
                     if compiled.function not in self._kernels:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from frn_mmdet import FRN, TLU, use_kernel
+from frn_mmdet import FRN, GN, TLU, use_kernel
 from frn_mmdet.ops import cuda
 
 OPS = torch.ops.frn_mmdet
@@ -126,12 +126,39 @@ def test_tlu(fake, name, dtype, aligned):
     assert check(python, cpp, 0) == ['tlu_backward', 'tlu_join']
 
 
+@pytest.mark.parametrize('name', MAPS)
+@pytest.mark.parametrize('dtype, narrow, groups, centred, aligned', [
+    (WIDE, WIDE, 'C', True, True), (HALF, WIDE, 1, False, False),
+    (DOUBLE, DOUBLE, 1, True, True)])
+def test_grouped(fake, name, dtype, narrow, groups, centred, aligned):
+    shape, last = MAPS[name]
+    channels = shape[1]
+    groups = channels if groups == 'C' else groups
+    wide = DOUBLE if dtype is DOUBLE else WIDE
+    x, grad = (tensor(*shape, dtype=dtype, last=last, aligned=aligned)
+               for _ in range(2))
+    weight, bias = tensor(channels, dtype=narrow), tensor(channels)
+    mean, var = tensor(channels, aligned=aligned), tensor(channels)
+    means, roots = (tensor(shape[0], groups, dtype=wide) for _ in range(2))
+    python, cpp = by_both(
+        fake, lambda: OPS.grouped(x, weight, bias, mean, var, groups, 1e-3,
+                                  .5, centred), x, weight, bias, mean, var)
+    assert check(python, cpp, 0) == [
+        'grouped_sums', 'grouped_lines', 'grouped_line']
+    python, cpp = by_both(
+        fake, lambda: OPS.grouped_backward(
+            grad, x, means, roots, weight, mean, var, groups, .5, centred),
+        grad, x, means, roots, weight, mean, var)
+    assert check(python, cpp, 0) == [
+        'grouped_sums', 'grouped_lines_backward', 'grouped_line', 'tlu_join']
+
+
 def test_a_step_launches_what_it_must(fake):
-    """One kernel forward and two backward, whoever launches them."""
+    """No cast, no sum of PyTorch's own, whoever launches."""
     x = torch.empty(2, 64, 56, 56, device='cuda', requires_grad=True)
     grad = torch.empty_like(x)
     for layer, launches in ((FRN(64, tlu=True), 3), (FRN(64), 3),
-                            (TLU(64), 3)):
+                            (TLU(64), 3), (GN(64, share=.1), 7)):
         layer.cuda()
 
         def step(layer=layer):

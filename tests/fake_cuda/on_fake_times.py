@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from frn_mmdet import FRN, TLU
+from frn_mmdet import FRN, GN, TLU
 
 DEPTH = 20
 MAPS = {'C3': (2, 512, 100, 168), 'P7': (1, 256, 7, 11)}
@@ -54,6 +54,8 @@ def measured(request, monkeypatch):
         'BN+ReLU': lambda: nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU()),
         'TLU': lambda: TLU(channels),
         'ReLU': nn.ReLU,
+        'GN': lambda: nn.GroupNorm(32, channels),
+        'GN from BN': lambda: GN(channels, share=.1),
     }, shape)
     print(request.param, found)
     return found
@@ -69,3 +71,10 @@ def test_frn_costs_less_than_bn(fake, measured):
 def test_a_tlu_costs_little_more_than_relu(fake, measured):
     """Which has no parameter, and so no gradient to put away."""
     assert measured['TLU'][0] < 2.1 * measured['ReLU'][0]
+
+
+def test_gn_from_bn_costs_little_more_than_gn(fake, measured):
+    step, forward = (of / gn for of, gn in zip(
+        measured['GN from BN'], measured['GN'], strict=True))
+    assert step < 1.3
+    assert forward < 1.7

@@ -133,9 +133,10 @@ import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from frn_mmdet.ops import cuda_grouped_kernels as grouped
 from frn_mmdet.ops import cuda_kernels as kernels
 
-MAPS = ('x_ptr', 'y_ptr', 'z_ptr', 'grad_ptr', 'dx_ptr')
+MAPS = ('x_ptr', 'y_ptr', 'z_ptr', 'grad_ptr', 'dx_ptr', 'out_ptr')
 
 
 def compile(kernel, meta, maps, arch):
@@ -188,6 +189,16 @@ for last in (False, True):
         text = compile(kernel, meta, '*bf16', ARCH).asm['ptx']
         wide = len(re.findall(r'ld.global\\S*v4', text))
         print('wide' if wide else 'narrow', kernel.__name__, meta)
+for last, grad in ((False, True), (True, False)):
+    for kernel in (grouped.grouped_sums, grouped.grouped_line):
+        meta = dict(R=64 if last else 1, B=64 if last else 4096, LAST=last,
+                    VECTOR=8, GRAD=grad, ACC=tl.float32)
+        text = compile(kernel, meta, '*bf16', ARCH).asm['ptx']
+        wide = len(re.findall(r'ld.global\\S*v4', text))
+        print('wide' if wide else 'narrow', kernel.__name__, meta)
+for kernel in (grouped.grouped_lines, grouped.grouped_lines_backward):
+    compile(kernel, dict(P=2, T=64, CENTRED=True, ACC=tl.float32), '*fp32',
+            ARCH)
 print('all')
 """
 

@@ -23,7 +23,7 @@ def test_what_is_right_is_right():
 @pytest.mark.parametrize('wrong', [
     lambda y: y * 1.05, lambda y: torch.where(y > 2, 2, y),
     lambda y: y * float('nan')])
-@pytest.mark.parametrize('name', ['frn', 'tlu'])
+@pytest.mark.parametrize('name', ['frn', 'tlu', 'grouped_norm'])
 def test_what_is_wrong_is_found(monkeypatch, name, wrong):
     true = getattr(tool, name)
 

@@ -6,12 +6,14 @@ Some four minutes, most of which Triton compiles. Right: against the paper's
 equations in float64, the same bits whether C++ launches a kernel or Python
 does, at a second time, on a stream of its own, and on another GPU. Fast: the
 time that FRN+TLU and TLU keep a CPU and a GPU, as a multiple of what BN+ReLU
-and ReLU do, and a detector's training step. The exit status is 1 if anything
-is wrong. The whole of what it prints is what a bug report needs.
+and ReLU do, GN from BN beside GN, and a detector's training step. The exit
+status is 1 if anything is wrong. The whole of what it prints is what a bug
+report needs.
 """
 
 import argparse
 import logging
+import math
 import platform
 import sys
 import time
@@ -22,9 +24,10 @@ import torch
 from torch import nn
 
 import frn_mmdet
-from frn_mmdet import FRN, TLU, frn, kernel_for, use_kernel
+from frn_mmdet import FRN, GN, TLU, frn, kernel_for, use_kernel
 from frn_mmdet.ops import tlu
 from frn_mmdet.ops.definition import column, frn_definition, threshold
+from frn_mmdet.ops.grouped import How, grouped_definition, grouped_norm
 from frn_mmdet.utils.markdown import table
 
 DTYPES = dict(float32=torch.float32, float16=torch.float16,
@@ -43,6 +46,8 @@ CALLS = dict(
     plain=(False, 1e-6, False), tlu=(True, 1e-6, False),
     learnt=(True, 1, False), reference=(True, 1e-6, True),
     all=(True, 'C', True))
+# Of a norm that goes on from BN: groups, or all channels; whether it centres.
+GROUPED = (32, True), ('C', True), (1, False)
 # Of a detector at 800 x 1344, for times.
 TIMED = {
     'stem': (2, 64, 400, 672), 'C2': (2, 256, 200, 336),
@@ -117,8 +122,9 @@ def check_all(device, maps):
             if name == 'float64' and torch.Size(shape).numel() > 4e6:
                 continue
             calls = [partial(frn_call, *call) for call in CALLS.values()]
+            calls += [partial(grouped_call, *call) for call in GROUPED]
             verdicts = [check(make, shape, dtype, last, device)
-                        for make in [*calls, tlu_call]]
+                        for make in (*calls, tlu_call)]
             rows.append(dict(
                 map='x'.join(map(str, shape)), dtype=name,
                 layout='channels_last' if last else 'contiguous',
@@ -209,6 +215,28 @@ def tlu_call(shape, dtype, device):
     return [x, tau], tlu, lambda x, tau: threshold(x, column(tau, x))
 
 
+def grouped_call(groups, centred, shape, dtype, device):
+    """The same of GN, IN and the like, from BN."""
+    channels = shape[1]
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    weight, bias, mean, var = torch.randn(4, channels, dtype=wide,
+                                          device=device)
+    var = var.square() + .1
+    x = torch.randn(shape, device=device).to(dtype)
+    how = How(channels if groups == 'C' else math.gcd(channels, groups),
+              1e-3, centred, .3)
+
+    def call(x, weight, bias):
+        return grouped_norm(x, how, weight, bias,
+                            *(t.to(x.device) for t in (mean, var)))
+
+    def definition(x, weight, bias):
+        return grouped_definition(x, how, weight, bias, mean.double(),
+                                  var.double())
+
+    return [x, weight, bias], call, definition
+
+
 def run(call, inputs, grad):
     """Return the result and its gradients."""
     leaves = [None if t is None else t.detach().requires_grad_()
@@ -243,11 +271,16 @@ def is_right(results, definition, inputs, grad, call):
 def time_map(name, shape, dtype):
     """Return a row: what a step of a layer takes, beside BN+ReLU's."""
     channels = shape[1]
+    groups = math.gcd(channels, 32)
     layers = {
         'FRN+TLU': FRN(channels, tlu=True), 'TLU': TLU(channels),
         'BN+ReLU': nn.Sequential(nn.BatchNorm2d(channels),
                                  nn.ReLU(inplace=True)),
-        'ReLU': nn.ReLU()}
+        'ReLU': nn.ReLU(),
+        'GN': nn.GroupNorm(
+            groups, channels, dtype=dtype),
+        'GN from BN': GN(channels, groups, share=.1)}
+    nn.init.constant_(layers['GN from BN'].ref_var, 2.)
     x = torch.randn(shape, device='cuda', dtype=dtype, requires_grad=True)
     grad = torch.randn_like(x)
     steps = {key: partial(step, layer.cuda(), x, grad)
@@ -261,7 +294,10 @@ def time_map(name, shape, dtype):
             f'{of["FRN+TLU"] / of["BN+ReLU"]:.2f}',
             f'{what}: TLU us': f'{of["TLU"]:.0f}',
             '/ ReLU' + ' ' * (what == 'GPU'):
-            f'{of["TLU"] / of["ReLU"]:.2f}'}
+            f'{of["TLU"] / of["ReLU"]:.2f}',
+            f'{what}: GN from BN us': f'{of["GN from BN"]:.0f}',
+            '/ GN' + ' ' * (what == 'GPU'):
+            f'{of["GN from BN"] / of["GN"]:.2f}'}
     return row
 
 
