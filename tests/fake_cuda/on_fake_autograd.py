@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from frn_mmdet import FRN, TLU, use_kernel
+from frn_mmdet import FRN, GN, TLU, use_kernel
 
 FORWARD, BACKWARD = ['forward', 'tlu'], ['tlu_backward', 'tlu_join',
                                          'backward', 'join']
@@ -124,6 +124,34 @@ def test_parts_are_frozen(names, net, x):
     assert net[1].tau.grad is not None
     net[1].requires_grad_(False)
     assert not net(x.detach()).requires_grad
+
+
+def test_a_norm_from_bn(names, x):
+    """Its autograd is one Function, on a GPU and on a CPU."""
+    forward = ['grouped_sums', 'grouped_lines', 'grouped_line']
+    backward = ['grouped_sums', 'grouped_lines_backward', 'grouped_line',
+                'tlu_join']
+    net = GN(4, 2, share=.1).cuda()
+
+    def second():
+        first, = torch.autograd.grad(net(x).square().sum(), x,
+                                     create_graph=True)
+        first.square().sum().backward()
+
+    assert names(lambda: net(x).sum().backward()) == forward + backward
+    assert names(lambda: checkpoint(
+        net, x, use_reentrant=False).sum().backward()) == (
+            2 * forward + backward)
+    # The first gradient and its own come of the definition.
+    assert names(second) == forward + backward
+    assert net.weight.grad.shape == (4, )
+    assert names(lambda: net(x.half()).sum().backward()) == forward + backward
+    assert net(x.half()).dtype == torch.float16
+    with torch.inference_mode():
+        assert names(lambda: net(x)) == forward
+    assert names(lambda: torch.func.grad(lambda x: net(x).sum())(x)) == []
+    net.requires_grad_(False)
+    assert names(lambda: net(x).sum().backward()) == forward + backward
 
 
 def test_a_copy_and_the_hooks_of_tensors(names, net, x):
