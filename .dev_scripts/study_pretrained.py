@@ -8,6 +8,7 @@ tools/compare_norms.py and tools/train.py, goes on where it was stopped, and
 writes a table each:
 
 OUT/kangaroo.md, OUT/bccd.md  every start of an ImageNet backbone
+OUT/statistics.md             with statistics of the kangaroos themselves
 OUT/choices.md                what else might matter, on kangaroo
 OUT/detectors.md              a BN detector that goes on as FRN
 """
@@ -22,15 +23,14 @@ from typing import NamedTuple
 
 import study_detectors
 import torch
-from mmdet.registry import DATASETS, MODELS
-from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
+from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
 from frn_mmdet import config_path
 from frn_mmdet.utils.command_line import parser_of
 from frn_mmdet.utils.markdown import table
 
+HERE = str(Path(__file__).resolve().parent)
 CONFIGS = Path(config_path('pretrained/README.md')).parent
 BACKBONE = ':parts=backbone'
 BN = f'BN{BACKBONE}'
@@ -41,6 +41,8 @@ AFFINE = 'mobilenet_v2_gn.pth'
 SETTLED = 'mobilenet_v2_kangaroo.pth'
 FROZEN = ['model.backbone.norm_eval=True']
 NO_WARM_UP = ['param_scheduler.0.start_factor=1.0']
+LONG_WARM_UP = ['param_scheduler.0.end=3', 'param_scheduler.1.begin=3',
+                'param_scheduler.1.T_max=7']
 LONGER = ['train_cfg.max_epochs=20', 'train_cfg.val_interval=20',
           'param_scheduler.1.end=20', 'param_scheduler.1.T_max=19']
 DECAY = ['optim_wrapper.paramwise_cfg.norm_decay_mult=1.0']
@@ -54,52 +56,75 @@ class Row(NamedTuple):
         norm (str): See tools/compare_norms.py.
         weights (str): The file that the backbone starts from.
         options (list[str]): Overrides of the config.
+        lr (str): If not as the others.
+        steps (str): Arguments of a NormSteps, see norm_steps.py.
     """
 
     title: str
     norm: str
     weights: str = WEIGHTS
     options: list[str] = []
+    lr: str = ''
+    steps: str = ''
 
     @property
     def folder(self):
-        """Rows of the same weights and options are trained together."""
-        words = [Path(self.weights).stem, *self.options]
-        return '_'.join(word.replace('=', '-') for word in words)
+        """Rows that differ in their norm alone are trained together."""
+        words = [Path(self.weights).stem, *self.options, self.lr, self.steps]
+        return '_'.join(word.replace('=', '-') for word in words if word)
 
 
-SCRATCH = [Row('FRN from scratch', f'{FRN}:from_bn=False'),
-           Row('GN from scratch', f'{GN}:from_bn=False')]
+NORMS = dict(FRN=FRN, IN=f'IN{BACKBONE}', GN=GN, LN=f'LN{BACKBONE}',
+             GFRN=f'GFRN+ReLU{BACKBONE}:num_groups=8')
 BNS = [Row('BN, statistics trained', BN),
        Row('BN, statistics frozen', BN, options=FROZEN)]
 
 
-OTHERS = [Row('IN from BN, a = 10', f'IN{BACKBONE}'),
-          Row('GN from BN, a = 10', GN),
-          Row('LN from BN, a = 10', f'LN{BACKBONE}'),
-          Row('GFRN from BN, a = 10', f'GFRN+ReLU{BACKBONE}:num_groups=8')]
+def from_bn(name, *shares, title='', **kwargs):
+    """Return rows of a norm that starts from BN."""
+    return [Row(f'{name} from BN, a = {a}{title}',
+                f'{NORMS[name]}:from_bn={a}', **kwargs) for a in shares]
 
 
-def from_bn(a, title='', **kwargs):
-    """Return the row of an FRN from BN."""
-    return Row(f'FRN from BN, a = {a}{title}', f'{FRN}:from_bn={a}', **kwargs)
+def scratch(*names):
+    """Return rows of norms that start from nothing."""
+    return [Row(f'{name} from scratch', f'{NORMS[name]}:from_bn=False')
+            for name in names]
+
+
+def both(title, **kwargs):
+    """Return the rows of a choice."""
+    return [*from_bn('FRN', 10, title=title, **kwargs),
+            *from_bn('IN', 1, title=title, **kwargs)]
 
 
 STARTS = dict(
     kangaroo=[
-        *BNS, *map(from_bn, (100, 10, 1, 0)), *OTHERS,
-        Row("GN, BN's gamma and beta", GN, AFFINE), *SCRATCH],
-    bccd=[*BNS, from_bn(10), SCRATCH[0]],
+        *BNS, *from_bn('FRN', 100, 10, 1, 0), *from_bn('IN', 100, 10, 1),
+        *from_bn('GN', 100, 10, 1), *from_bn('LN', 10),
+        *from_bn('GFRN', 10), Row("GN, BN's gamma and beta", GN, AFFINE),
+        *scratch('FRN', 'IN', 'GN', 'LN')],
+    bccd=[*BNS, *from_bn('FRN', 10, 1), *from_bn('IN', 10, 1),
+          *from_bn('GN', 10), *from_bn('LN', 10), *from_bn('GFRN', 10),
+          *scratch('FRN')],
+    statistics=[row for name, shares in dict(
+        FRN=(10, 1), IN=(10, 1), GN=(10, ), LN=(10, ), GFRN=(10, )).items()
+                for row in from_bn(name, *shares, weights=SETTLED)],
     choices=[
-        from_bn(10, ', no warm-up', options=NO_WARM_UP),
-        from_bn(10, ', gamma and beta decay', options=DECAY),
+        *from_bn('FRN', 10, title=', no warm-up', options=NO_WARM_UP),
+        *both(', warm-up of 3 epochs', options=LONG_WARM_UP),
+        *from_bn('FRN', 10, title=', gamma and beta decay', options=DECAY),
+        *both(', gamma and beta at 0.2 of the LR', steps='factor=0.2'),
+        *both(', each gamma and beta as gamma is large', steps='alike=True'),
         Row('FRN from BN, a = 1 and more, learnt',
             f'{FRN}:from_bn=1:learnable_eps=true'),
-        from_bn(10, ', statistics of the 131 images', weights=SETTLED),
-        from_bn(10, ', 20 epochs', options=LONGER),
+        *both(', own statistics, twice the LR', weights=SETTLED, lr='0.001'),
+        *from_bn('FRN', 10, title=', 20 epochs', options=LONGER),
         Row('BN, statistics trained, 20 epochs', BN, options=LONGER)])
+# On kangaroo at 2 images alone.
+OF_KANGAROO = ('statistics', 'choices')
 # At the last learning rate alone, the better one for nearly all on kangaroo.
-BRIEF = ('choices', 'bccd')
+BRIEF = (*OF_KANGAROO, 'bccd')
 
 
 def main(argv=None):
@@ -111,11 +136,10 @@ def main(argv=None):
         if name == 'detectors':
             text = study_detectors.run(args.out / name, args.seeds, args.jobs)
         else:
-            batches = args.batch_sizes[:1 if name == 'choices' else None]
-            lrs = args.lr[-1:] if name in BRIEF else args.lr
+            batches = args.batch_sizes[:1 if name in OF_KANGAROO else None]
             for folder in dict.fromkeys(r.folder for r in STARTS[name]):
                 rows = [r for r in STARTS[name] if r.folder == folder]
-                compare(name, rows, weights, batches, lrs, args)
+                compare(name, rows, weights, batches, args)
             text = page(args.out / name, STARTS[name], batches)
         report.write_text(text)
         print(f'{report}\n\n{text}', flush=True)
@@ -159,47 +183,52 @@ def prepare(args):
                 for key, value in state.items()
                 if '.running_' not in key and 'num_batches' not in key},
                out / AFFINE)
-    if 'choices' in args.only and not (out / SETTLED).exists():
-        torch.save(settle(state, args.data), out / SETTLED)
+    if set(OF_KANGAROO) & set(args.only) and not (out / SETTLED).exists():
+        run('convert_checkpoint', out / WEIGHTS, out / SETTLED, '--norm',
+            'BN', '--statistics', config_of('kangaroo'), data='kangaroo',
+            args=args, weights=out / WEIGHTS)
     return out
 
 
-@torch.no_grad()
-def settle(state, data):
-    """Return the weights with the BN statistics of the kangaroos."""
-    os.environ['KANGAROO_ROOT'] = str((data / 'kangaroo').resolve())
-    cfg = Config.fromfile(CONFIGS / 'retinanet_mobilenet-v2_fpn_kangaroo.py')
-    cfg.model.norm_cfg = dict(type='BN', parts='backbone')
-    model = MODELS.build(cfg.model)
-    model.backbone.load_state_dict(state)
-    dataset = DATASETS.build(cfg.train_dataloader.dataset)
-    model.train()
-    for module in model.backbone.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the mean over all batches
-            module.reset_running_stats()
-    for first in range(0, len(dataset) - 15, 16):
-        batch = pseudo_collate([dataset[first + i] for i in range(16)])
-        model.backbone(model.data_preprocessor(batch, True)['inputs'])
-    return model.backbone.state_dict()
+def config_of(data):
+    """Return the path of a data set's config."""
+    return CONFIGS / f'retinanet_mobilenet-v2_fpn_{data}.py'
 
 
-def compare(name, rows, weights, batches, lrs, args):
+def compare(name, rows, weights, batches, args):
     """Train a folder's norms by the comparison command."""
-    data = 'kangaroo' if name == 'choices' else name
-    command = [
-        sys.executable, '-m', 'frn_mmdet', 'compare_norms',
-        CONFIGS / f'retinanet_mobilenet-v2_fpn_{data}.py', '--norms',
-        *(row.norm for row in rows), '--batch-sizes', *batches, '--seeds',
-        args.seeds, '--lr', *lrs, '--jobs', args.jobs, '--out',
-        args.out / name / rows[0].folder]
-    if rows[0].options:
-        command += ['--cfg-options', *rows[0].options]
+    row, data = rows[0], 'kangaroo' if name in OF_KANGAROO else name
+    lrs = [row.lr] if row.lr else args.lr[-1:] if name in BRIEF else args.lr
+    config = config_of(data)
+    if row.steps:
+        config = with_steps(config, row, args.out)
+    options = ['--cfg-options', *row.options] if row.options else []
+    run('compare_norms', config, '--norms', *(row.norm for row in rows),
+        '--batch-sizes', *batches, '--seeds', args.seeds, '--lr', *lrs,
+        '--jobs', args.jobs, '--out', args.out / name / row.folder, *options,
+        data=data, args=args, weights=weights / row.weights)
+
+
+def with_steps(config, row, out):
+    """Write the config with the hook of a row; return its path."""
+    path = out / f'{row.folder}.py'
+    path.write_text(
+        f'_base_ = {str(config)!r}\n'
+        "custom_imports = dict(imports=['frn_mmdet', 'norm_steps'])\n"
+        f"custom_hooks = [dict(type='NormSteps', {row.steps})]\n")
+    return path
+
+
+def run(command, *arguments, data, args, weights):
+    """Run a command of frn_mmdet, for a data set and weights."""
     subprocess.run(
-        [str(word) for word in command], check=True,
+        [sys.executable, '-m', 'frn_mmdet', command, *map(str, arguments)],
+        check=True,
         env=os.environ | {
             f'{data.upper()}_ROOT': str((args.data / data).resolve()),
-            'MOBILENET_V2': str(weights / rows[0].weights)})
+            'MOBILENET_V2': str(weights),
+            'PYTHONPATH': os.pathsep.join(  # for norm_steps.py
+                [HERE, os.environ.get('PYTHONPATH', '')])})
 
 
 def page(folder, rows, batches):

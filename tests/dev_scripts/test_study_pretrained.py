@@ -7,7 +7,10 @@ import pytest
 import study_pretrained as study
 import torch
 from mmdet.registry import MODELS
-from mmengine.registry import init_default_scope
+from mmengine.config import Config
+from mmengine.registry import HOOKS, init_default_scope
+
+import frn_mmdet
 
 pytestmark = pytest.mark.slow  # of a script for developers
 ROOT = Path(__file__).parents[2]
@@ -42,6 +45,28 @@ def test_seed_0_chooses_the_rate():
     ] + [dict(norm='FRN', batch='1', lr='0.1', seed='0', AP='0.9')]
     assert study.score(rows, 'FRN', '2') == ('30.0 ± 14.1', '0.2')
     assert study.score(rows, 'BN', '2') == ('-', '-')
+
+
+def test_the_steps_of_norms(tmp_path, monkeypatch):
+    """The config has the hook, which scales what a step changes."""
+    monkeypatch.syspath_prepend(ROOT / '.dev_scripts')
+    row = next(row for row in study.STARTS['choices']
+               if row.steps == 'alike=True')
+    cfg = Config.fromfile(study.with_steps(
+        study.config_of('kangaroo'), row, tmp_path))
+    hook = HOOKS.build(cfg.custom_hooks[0])
+    norm = frn_mmdet.FRN(2, share=.1)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1., -3.]))
+    runner = argparse.Namespace(model=norm)
+    hook.before_train(runner)
+    hook.before_train_iter(runner)
+    with torch.no_grad():
+        norm.weight += 1
+        norm.bias -= 1
+    hook.after_train_iter(runner)
+    torch.testing.assert_close(norm.weight.tolist(), [1.5, -1.5])
+    torch.testing.assert_close(norm.bias.tolist(), [-.5, -1.5])
 
 
 def test_rows_of_a_folder_differ_in_their_norm_alone():
