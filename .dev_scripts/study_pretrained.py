@@ -100,12 +100,12 @@ def both(title, **kwargs):
 
 STARTS = dict(
     kangaroo=[
-        *BNS, *from_bn('FRN', 100, 10, 1, 0), *from_bn('IN', 100, 10, 1),
-        *from_bn('GN', 100, 10, 1), *from_bn('LN', 10),
+        *BNS, *from_bn('FRN', 100, 10, 1, 0), *from_bn('IN', 100, 10, 3, 1),
+        *from_bn('GN', 100, 10, 1), *from_bn('LN', 100, 10),
         *from_bn('GFRN', 10), Row("GN, BN's gamma and beta", GN, AFFINE),
         *scratch('FRN', 'IN', 'GN', 'LN')],
     bccd=[*BNS, *from_bn('FRN', 10, 1), *from_bn('IN', 10, 1),
-          *from_bn('GN', 10), *from_bn('LN', 10), *from_bn('GFRN', 10),
+          *from_bn('GN', 100, 10), *from_bn('LN', 10), *from_bn('GFRN', 10),
           *scratch('FRN')],
     statistics=[row for name, shares in dict(
         FRN=(10, 1), IN=(10, 1), GN=(10, ), LN=(10, ), GFRN=(10, )).items()
