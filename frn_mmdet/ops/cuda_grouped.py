@@ -32,12 +32,12 @@ def forward(x, weight, bias, mean, var, groups, eps, share, centred):
                     for _ in range(2))
     over_map, over_groups = _over_map(x), _over_groups(x, groups)
     rows, splits = x.shape[0] * x.shape[1], over_map['sizes'][-1]
-    scratch = means.new_empty(2 * rows * (splits + 1))
-    sums, lines = scratch.split([2 * rows * splits, 2 * rows])
+    scratch = means.new_empty(rows * (2 * splits + 3))
+    sums, lines = scratch.split([rows * (2 * splits + 1), 2 * rows])
     with torch.cuda.device_of(x):
-        _launch(kernels.grouped_sums, over_map, x, x, mean, sums, GRAD=False)
-        _launch(kernels.grouped_lines, over_groups, sums, weight, bias, var,
-                float(eps), float(share), means, roots, lines,
+        _launch(kernels.grouped_sums, over_map, x, x, sums, GRAD=False)
+        _launch(kernels.grouped_lines, over_groups, sums, weight, bias, mean,
+                var, float(eps), float(share), means, roots, lines,
                 last=(splits, ), CENTRED=centred)
         _launch(kernels.grouped_line, over_map, x, x, mean, lines, y,
                 GRAD=False)
@@ -55,15 +55,14 @@ def backward(grad, x, means, roots, weight, mean, var, groups, share,
     over_map, over_groups = _over_map(x), _over_groups(x, groups)
     images, channels = x.shape[:2]
     rows, splits = images * channels, over_map['sizes'][-1]
-    scratch = means.new_empty(rows * (2 * splits + 5))
+    scratch = means.new_empty(rows * (2 * splits + 6))
     sums, lines, parts = scratch.split(
-        [2 * rows * splits, 3 * rows, 2 * rows])
+        [rows * (2 * splits + 1), 3 * rows, 2 * rows])
     of_parameters = means.new_empty((2, channels))
     with torch.cuda.device_of(x):
-        _launch(kernels.grouped_sums, over_map, grad, x, mean, sums,
-                GRAD=True)
+        _launch(kernels.grouped_sums, over_map, grad, x, sums, GRAD=True)
         _launch(kernels.grouped_lines_backward, over_groups, sums, weight,
-                var, means, roots, float(share), lines, parts,
+                mean, var, means, roots, float(share), lines, parts,
                 last=(splits, ), CENTRED=centred)
         _launch(kernels.grouped_line, over_map, grad, x, mean, lines, dx,
                 GRAD=True)

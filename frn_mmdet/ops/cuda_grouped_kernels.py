@@ -12,34 +12,25 @@ from .cuda_kernels import _inverse_root, _load, _load_centred, _rows, _store
 
 
 @triton.jit
-def _tile(mean_ptr, images, channels, groups, segment, splits,
-          R: tl.constexpr, LAST: tl.constexpr, VECTOR: tl.constexpr,
-          ACC: tl.constexpr):
-    """What a program over the map is for: see _rows."""
+def grouped_sums(grad_ptr, x_ptr, sums_ptr, images, channels, groups,
+                 segment, splits, R: tl.constexpr, B: tl.constexpr,
+                 LAST: tl.constexpr, VECTOR: tl.constexpr,
+                 GRAD: tl.constexpr, ACC: tl.constexpr):
+    """The sums of a segment, to (2, splits, N, C), and behind it the pivots.
+
+    With d = x - pivot of d and d * d, or of dy and dy * d. The pivot is the
+    first element of the row: a variance by a difference needs one that is
+    near, and the reference may be far.
+    """
     tile, split = tl.program_id(0) // splits, tl.program_id(0) % splits
     c, live, row, start, step, size, first, end = _rows(
         tile, split, images, channels, groups, segment, R, LAST, VECTOR)
-    mean = tl.load(mean_ptr + c, live, other=0.).to(ACC)
-    return split, live, row, start, step, first, end, mean
-
-
-@triton.jit
-def grouped_sums(grad_ptr, x_ptr, mean_ptr, sums_ptr, images, channels,
-                 groups, segment, splits, R: tl.constexpr, B: tl.constexpr,
-                 LAST: tl.constexpr, VECTOR: tl.constexpr,
-                 GRAD: tl.constexpr, ACC: tl.constexpr):
-    """The sums of a segment, to (2, splits, N, C).
-
-    With d = x - mean of d and d * d, or of dy and dy * d.
-    """
-    split, live, row, start, step, first, end, mean = _tile(
-        mean_ptr, images, channels, groups, segment, splits, R, LAST, VECTOR,
-        ACC)
+    pivot = tl.load(x_ptr + start, live, other=0.).to(ACC)
     plain = tl.zeros((R, B), ACC)
     times = tl.zeros((R, B), ACC)
     for begin in range(first, end, B):
         at = begin + tl.arange(0, B)
-        d = _load_centred(x_ptr, mean, start, live, at, end, step, True, ACC)
+        d = _load_centred(x_ptr, pivot, start, live, at, end, step, True, ACC)
         value = d
         if GRAD:
             value = _load(grad_ptr, start, live, at, end, step, ACC)
@@ -49,6 +40,8 @@ def grouped_sums(grad_ptr, x_ptr, mean_ptr, sums_ptr, images, channels,
     to = sums_ptr + split * rows + row
     tl.store(to, tl.sum(plain, 1), live)
     tl.store(to + splits * rows, tl.sum(times, 1), live)
+    if split == 0:
+        tl.store(sums_ptr + 2 * splits * rows + row, pivot, live)
 
 
 @triton.jit
@@ -57,9 +50,10 @@ def grouped_line(grad_ptr, x_ptr, mean_ptr, lines_ptr, out_ptr, images,
                  B: tl.constexpr, LAST: tl.constexpr, VECTOR: tl.constexpr,
                  GRAD: tl.constexpr, ACC: tl.constexpr):
     """X - mean, 1 and dy, times what (3, N, C) has for a row."""
-    split, live, row, start, step, first, end, mean = _tile(
-        mean_ptr, images, channels, groups, segment, splits, R, LAST, VECTOR,
-        ACC)
+    tile, split = tl.program_id(0) // splits, tl.program_id(0) % splits
+    c, live, row, start, step, size, first, end = _rows(
+        tile, split, images, channels, groups, segment, R, LAST, VECTOR)
+    mean = tl.load(mean_ptr + c, live, other=0.).to(ACC)
     rows = images * channels
     on_x = tl.load(lines_ptr + row, live, other=0.)
     one = tl.load(lines_ptr + rows + row, live, other=0.)
@@ -88,31 +82,34 @@ def _groups(images, count, each, P: tl.constexpr, T: tl.constexpr):
 
 
 @triton.jit
-def _add_up(sums_ptr, rows, row, live, splits, P: tl.constexpr,
+def _add_up(sums_ptr, mean_ptr, c, rows, row, live, splits, P: tl.constexpr,
             T: tl.constexpr, ACC: tl.constexpr):
-    """The two sums of rows, over all segments."""
+    """The two sums of rows, over all segments, and pivot - mean."""
     plain = tl.zeros((P, T), ACC)
     times = tl.zeros((P, T), ACC)
     for split in range(splits):
         at = sums_ptr + split * rows + row
         plain += tl.load(at, live, other=0.)
         times += tl.load(at + splits * rows, live, other=0.)
-    return plain, times
+    pivot = tl.load(sums_ptr + 2 * splits * rows + row, live, other=0.)
+    return plain, times, pivot - tl.load(mean_ptr + c, live, other=0.).to(ACC)
 
 
 @triton.jit
-def grouped_lines(sums_ptr, weight_ptr, bias_ptr, var_ptr, eps, share,
-                  means_ptr, roots_ptr, lines_ptr, images, channels, count,
-                  each, size, splits, P: tl.constexpr, T: tl.constexpr,
-                  CENTRED: tl.constexpr, ACC: tl.constexpr):
+def grouped_lines(sums_ptr, weight_ptr, bias_ptr, mean_ptr, var_ptr, eps,
+                  share, means_ptr, roots_ptr, lines_ptr, images, channels,
+                  count, each, size, splits, P: tl.constexpr,
+                  T: tl.constexpr, CENTRED: tl.constexpr, ACC: tl.constexpr):
     """Of each group m and 1 / sqrt(..), and the lines of y."""
     g, there, c, row, live = _groups(images, count, each, P, T)
     rows = images * channels
-    plain, times = _add_up(sums_ptr, rows, row, live, splits, P, T, ACC)
+    plain, times, far = _add_up(sums_ptr, mean_ptr, c, rows, row, live,
+                                splits, P, T, ACC)
     var = tl.load(var_ptr + c, live, other=1.).to(ACC)
     inv = _inverse_root(var, ACC)
-    centre = plain / size
-    spread = tl.maximum(times / size - centre * centre, 0.)
+    near = plain / size
+    spread = tl.maximum(times / size - near * near, 0.)
+    centre = near + far
     m = tl.zeros((P, ), ACC)
     if CENTRED:
         m += tl.sum(centre * inv, 1) / each
@@ -131,9 +128,9 @@ def grouped_lines(sums_ptr, weight_ptr, bias_ptr, var_ptr, eps, share,
 
 
 @triton.jit
-def grouped_lines_backward(sums_ptr, weight_ptr, var_ptr, means_ptr,
-                           roots_ptr, share, lines_ptr, parts_ptr, images,
-                           channels, count, each, size, splits,
+def grouped_lines_backward(sums_ptr, weight_ptr, mean_ptr, var_ptr,
+                           means_ptr, roots_ptr, share, lines_ptr, parts_ptr,
+                           images, channels, count, each, size, splits,
                            P: tl.constexpr, T: tl.constexpr,
                            CENTRED: tl.constexpr, ACC: tl.constexpr):
     """The lines of dx; and what each row adds to the other gradients.
@@ -142,7 +139,8 @@ def grouped_lines_backward(sums_ptr, weight_ptr, var_ptr, means_ptr,
     """
     g, there, c, row, live = _groups(images, count, each, P, T)
     rows = images * channels
-    plain, times = _add_up(sums_ptr, rows, row, live, splits, P, T, ACC)
+    plain, times, far = _add_up(sums_ptr, mean_ptr, c, rows, row, live,
+                                splits, P, T, ACC)
     var = tl.load(var_ptr + c, live, other=1.).to(ACC)
     inv = _inverse_root(var, ACC)
     weight = tl.load(weight_ptr + c, live, other=0.).to(ACC)
@@ -150,7 +148,8 @@ def grouped_lines_backward(sums_ptr, weight_ptr, var_ptr, means_ptr,
     root = tl.load(roots_ptr + g, there, other=0.)
     s = tl.zeros((P, ), ACC) + share
     # Of dy times what gamma is multiplied by.
-    dot = (times * inv - (s * m)[:, None] * plain) * root[:, None]
+    dot = (times * inv + (far * inv - (s * m)[:, None]) * plain) * (
+        root[:, None])
     to = parts_ptr + (g // count * 2 * channels)[:, None] + c
     tl.store(to, dot, live)
     tl.store(to + channels, plain, live)

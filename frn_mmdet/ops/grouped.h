@@ -38,21 +38,21 @@ struct Line {
   explicit Line(int64_t rows) : x(rows), grad(rows), one(rows) {}
 };
 
-// Of a row, with d = x - mean: the sums of d and d * d, or of dy and dy * d.
-struct Pair {
-  double first = 0, second = 0;
+// Of a row, with d = x - pivot: the sums of d and d * d, or of dy and dy * d.
+// The pivot is the first element of the row: a variance by a difference needs
+// one that is near, and the reference may be far.
+struct RowSums {
+  double pivot = 0, first = 0, second = 0;
 };
 
 template <typename T, typename A, bool kGrad>
-void sum_rows(const T* x, const T* dy, const A* mean, Pair* sums, Map map) {
+void sum_rows(const T* x, const T* dy, RowSums* sums, Map map) {
   const int64_t grain = std::max<int64_t>(1, kGrain / map.size);
   at::parallel_for(0, map.rows(), grain, [&](int64_t begin, int64_t end) {
     Reader<T, A> read, read_grad;
-    int64_t c = begin % map.channels;
     for (int64_t row = begin; row < end; ++row) {
-      const A m = mean[c];
-      c = c + 1 == map.channels ? 0 : c + 1;
-      Pair total;
+      const A pivot = static_cast<A>(x[row * map.size]);
+      RowSums total{pivot};
       for_blocks(map.size, [&](int64_t at, int64_t n) {
         const A* value = read(x + row * map.size + at, n);
         const A* grad =
@@ -60,7 +60,7 @@ void sum_rows(const T* x, const T* dy, const A* mean, Pair* sums, Map map) {
         A first = 0, second = 0;
 #pragma omp simd reduction(+ : first, second)
         for (int64_t i = 0; i < n; ++i) {
-          const A d = value[i] - m;
+          const A d = value[i] - pivot;
           const A g = kGrad ? grad[i] : d;
           first += g;
           second += g * d;
@@ -74,22 +74,29 @@ void sum_rows(const T* x, const T* dy, const A* mean, Pair* sums, Map map) {
 }
 
 template <typename T, typename A, bool kGrad>
-void sum_last(const T* x, const T* dy, const A* mean, Pair* sums, Map map) {
+void sum_last(const T* x, const T* dy, RowSums* sums, Map map) {
   const Strips strips(map);
   const int64_t channels = map.channels;
+  std::vector<A> pivots(map.rows());
+  for (int64_t row = 0; row < map.rows(); ++row) {
+    const int64_t image = row / channels;
+    pivots[row] = static_cast<A>(x[image * map.size * channels +
+                                   row % channels]);
+    sums[row].pivot = pivots[row];
+  }
   std::vector<A> partial(strips.count * 2 * channels);
   strips.for_each(map, [&] {
     return [&, read = Reader<T, A>(), read_grad = Reader<T, A>()](
-               int64_t strip, int64_t, int64_t at, int64_t c,
+               int64_t strip, int64_t image, int64_t at, int64_t c,
                int64_t n) mutable {
       const A* value = read(x + at, n);
       const A* grad = kGrad ? read_grad(dy + at, n) : value;
-      const A* m = mean + c;
+      const A* pivot = pivots.data() + image * channels + c;
       A* first = partial.data() + strip * 2 * channels + c;
       A* second = first + channels;
 #pragma omp simd
       for (int64_t i = 0; i < n; ++i) {
-        const A d = value[i] - m[i];
+        const A d = value[i] - pivot[i];
         const A g = kGrad ? grad[i] : d;
         first[i] += g;
         second[i] += g * d;
@@ -200,9 +207,9 @@ GroupedOutputs grouped(const Tensor& x, const Tensor& weight,
         const auto inv = roots_of(v.const_data_ptr<A>(), map.channels);
         const auto* in = from.const_data_ptr<scalar_t>();
         const bool rows = format == at::MemoryFormat::Contiguous;
-        std::vector<Pair> sums(map.rows());
+        std::vector<RowSums> sums(map.rows());
         (rows ? sum_rows<scalar_t, A, false> : sum_last<scalar_t, A, false>)(
-            in, nullptr, ref, sums.data(), map);
+            in, nullptr, sums.data(), map);
         Line<A> line(map.rows());
         const double each = 1. / map.size;
         for (int64_t g = 0; g < map.images * groups.count; ++g) {
@@ -210,15 +217,16 @@ GroupedOutputs grouped(const Tensor& x, const Tensor& weight,
           const int64_t channel = g % groups.count * groups.each;
           double m = 0, square = 0;  // of the spread within and between rows
           for (int64_t k = 0; k < groups.each; ++k) {
-            m += sums[first + k].first * each * inv[channel + k];
+            const RowSums& sum = sums[first + k];
+            m += (sum.pivot - ref[channel + k] + sum.first * each) *
+                 inv[channel + k];
           }
           m = groups.centred ? m / groups.each : 0;
           for (int64_t k = 0; k < groups.each; ++k) {
-            const int64_t row = first + k;
-            const double r = inv[channel + k];
-            const double centre = sums[row].first * each;
-            const double spread = sums[row].second * each - centre * centre;
-            const double off = centre * r - m;
+            const RowSums& sum = sums[first + k];
+            const double r = inv[channel + k], near = sum.first * each;
+            const double spread = sum.second * each - near * near;
+            const double off = (sum.pivot - ref[channel + k] + near) * r - m;
             square += std::max(0., spread) * r * r + off * off;
           }
           const double root = root_of(square / groups.each, groups);
@@ -263,9 +271,9 @@ GroupedGradients grouped_backward(const Tensor& grad, const Tensor& x,
         const auto* in = from.const_data_ptr<scalar_t>();
         const auto* in_grad = dy.const_data_ptr<scalar_t>();
         const bool rows = format == at::MemoryFormat::Contiguous;
-        std::vector<Pair> sums(map.rows());
+        std::vector<RowSums> sums(map.rows());
         (rows ? sum_rows<scalar_t, A, true> : sum_last<scalar_t, A, true>)(
-            in, in_grad, ref, sums.data(), map);
+            in, in_grad, sums.data(), map);
         Line<A> line(map.rows());
         std::vector<double> of_weight(map.channels), of_bias(map.channels);
         const double size = double(map.size) * groups.each;
@@ -277,10 +285,12 @@ GroupedGradients grouped_backward(const Tensor& grad, const Tensor& x,
           double dv = 0, dm = 0;
           for (int64_t k = 0; k < groups.each; ++k) {
             const int64_t c = channel + k;
-            const Pair& sum = sums[first + k];
+            const RowSums& sum = sums[first + k];
             // Of dy times what gamma is multiplied by.
-            const double dot =
-                (sum.second * inv[c] - groups.share * m * sum.first) * root;
+            const double far = (sum.pivot - ref[c]) * inv[c];
+            const double dot = (sum.second * inv[c] +
+                                (far - groups.share * m) * sum.first) *
+                               root;
             of_weight[c] += dot;
             of_bias[c] += sum.first;
             dv += gamma[c] * dot;

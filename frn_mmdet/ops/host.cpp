@@ -272,12 +272,13 @@ GroupedOutputs grouped(const Tensor& x0, const Tensor& weight0,
     const auto scratch = gpu.scratch(plan, dtype);
     const void* lines =
         behind(scratch.sums, plan.sums - 2 * map.rows(), dtype);
-    plan.launches[0]({x.const_data_ptr(), x.const_data_ptr(),
-                      mean.const_data_ptr(), scratch.sums},
-                     {}, gpu.stream);
+    plan.launches[0](
+        {x.const_data_ptr(), x.const_data_ptr(), scratch.sums}, {},
+        gpu.stream);
     plan.launches[1](
         {scratch.sums, weight.const_data_ptr(), bias.const_data_ptr(),
-         var.const_data_ptr(), means.data_ptr(), roots.data_ptr(), lines},
+         mean.const_data_ptr(), var.const_data_ptr(), means.data_ptr(),
+         roots.data_ptr(), lines},
         {eps, share}, gpu.stream);
     plan.launches[2]({x.const_data_ptr(), x.const_data_ptr(),
                       mean.const_data_ptr(), lines, y.data_ptr()},
@@ -322,12 +323,13 @@ GroupedGradients grouped_backward(const Tensor& grad0, const Tensor& x0,
         behind(scratch.sums, plan.sums - 5 * map.rows(), dtype);
     const void* parts =
         behind(scratch.sums, plan.sums - 2 * map.rows(), dtype);
-    plan.launches[0]({grad.const_data_ptr(), x.const_data_ptr(),
-                      mean.const_data_ptr(), scratch.sums},
-                     {}, gpu.stream);
+    plan.launches[0](
+        {grad.const_data_ptr(), x.const_data_ptr(), scratch.sums}, {},
+        gpu.stream);
     plan.launches[1](
-        {scratch.sums, weight.const_data_ptr(), var.const_data_ptr(),
-         means.const_data_ptr(), roots.const_data_ptr(), lines, parts},
+        {scratch.sums, weight.const_data_ptr(), mean.const_data_ptr(),
+         var.const_data_ptr(), means.const_data_ptr(),
+         roots.const_data_ptr(), lines, parts},
         {share}, gpu.stream);
     plan.launches[2]({grad.const_data_ptr(), x.const_data_ptr(),
                       mean.const_data_ptr(), lines, dx.data_ptr()},

@@ -119,6 +119,27 @@ def test_lines_and_volumes(name, size):
     assert error_of(layer(x), formula(name, x, layer, layer.share)) < 1e-5
 
 
+@pytest.mark.parametrize('last', [False, True])
+@pytest.mark.parametrize('name', [name for name in NORMS if name != 'FRN'])
+def test_a_map_that_is_far_from_the_reference(kernel, name, last):
+    """100 deviations off, the variance is still that of the map."""
+    layer = started(name, .9)
+    nn.init.zeros_(layer.bias)
+    layer.ref_mean.zero_()
+    layer.ref_var.fill_(1.)
+    x = torch.randn(2, CHANNELS, 40, 50) + 100
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    wide = x.double().requires_grad_()
+    dy = torch.randn_like(x)
+    y, wanted = layer(leaf), copy.deepcopy(layer).double()(wide)
+    y.backward(dy)
+    wanted.backward(dy.double())
+    assert error_of(y, wanted.detach()) < 2e-6
+    assert error_of(leaf.grad, wide.grad) < 2e-5
+
+
 def test_a_mean_that_is_large_beside_the_deviation(kernel, name):
     """Neither cancels: not within a row, and not between those of a group."""
     bn = bn_of()

@@ -49,3 +49,16 @@ def test_is_the_definition(name, share, centred, dtype):
         torch.testing.assert_close(a.to(F64), b, rtol=relative,
                                    atol=relative * b.abs().max().item())
     assert y.stride() == got[0].stride() == x.stride()
+
+
+def test_a_map_that_is_far_from_the_reference():
+    """100 deviations off, in float32."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 30, 31, device=DEVICE) + 100
+    one, zero = (value(4, device=DEVICE) for value in (
+        torch.ones, torch.zeros))
+    y, *_ = cuda_grouped.forward(x, one, zero, zero, one, 2, 1e-5, .9, True)
+    expected = grouped_definition(
+        x.double(), How(2, 1e-5, True, .9),
+        *(value.double() for value in (one, zero, zero, one)))
+    torch.testing.assert_close(y.double(), expected, rtol=2e-6, atol=2e-5)
