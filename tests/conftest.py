@@ -33,7 +33,8 @@ STOCK = dict(
     FasterRCNN='mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
     FCOS='mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
     MaskRCNN='mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
-    CascadeRCNN='mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py')
+    CascadeRCNN='mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
+    PanopticFPN='mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py')
 _cache = {}
 _built = {}
 # What mmengine does each time and takes tenths of a second here: it reads all
@@ -132,6 +133,12 @@ SMALL_HEAD = dict(
         'roi_head.mask_head.in_channels': 16,
         'roi_head.mask_head.conv_out_channels': 16,
     })
+SMALL_HEAD['PanopticFPN'] = SMALL_HEAD['MaskRCNN'] | {
+    'semantic_head.in_channels': 16,
+    'semantic_head.inner_channels': 16,
+    'train_cfg.rpn_proposal.max_per_img': 20,
+    'test_cfg.rpn.max_per_img': 20,
+}
 
 
 @pytest.fixture

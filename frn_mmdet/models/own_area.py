@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,12 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..errors import ConfigError
+
+# What has no maps to make of maps: what makes them, and what has taken a
+# proposal of each image of the batch with them.
+NOT_WATCHED = ('data_preprocessor', 'backbone', 'neck', 'roi_head')
+
+PLAIN = (bool, int, float, str, type(None))  # of no image
 
 # Images of the same shape: the shape, and their numbers in the batch.
 Groups = dict[tuple[int, int], list[int]]
@@ -86,7 +93,6 @@ class Batch:
         self.inputs = inputs
         self.groups = groups
         self._maps = []  # each of the batch, with those of the groups
-        self._cut = []  # what a head got of the first group, and the rest
 
     def extract_feat(self, extract_feat: Callable, *args, **kwargs) -> Any:
         """The maps of the batch, each image's over its own area, else 0.
@@ -101,42 +107,38 @@ class Batch:
              for shape, numbers in self.groups.items()],
             'extract_feat', _zero_outside)
 
-    def first(self, maps: Any) -> Any:
-        """The first group's, of maps that are the batch's; else None."""
+    def by_group(self, maps: Any) -> list | None:
+        """Each group's, of maps that are the batch's; else None."""
         if not isinstance(maps, (list, tuple)):
             return None
         own = [next((own for joined, own in self._maps if joined is one),
                     None) for one in maps]
         if not own or None in own:
             return None
-        first, *rest = (type(maps)(group) for group in zip(*own, strict=True))
-        self._cut.append((first, rest))
-        return first
+        return [type(maps)(group) for group in zip(*own, strict=True)]
 
-    def rest(self, maps: Any) -> list | None:
-        """The other groups', of what :meth:`first` gave; else None."""
-        return next((rest for first, rest in self._cut if first is maps),
-                    None)
-
-    def join_outputs(self, outputs: list, head: nn.Module) -> Any:
+    def join_outputs(self, outputs: list, head: str) -> Any:
         """What a head made of each group, put together.
 
         Outside of an image it is the least of the image's map: what a head
         is the surest of that there is no object.
         """
-        return self._join(outputs, type(head).__name__, _least_outside)
+        return self._join(outputs, head, _least_outside)
 
     def _join(self, own: list, name: str, outside: Callable) -> Any:
-        if isinstance(own[0], (list, tuple)):
-            return type(own[0])(self._join(list(maps), name, outside)
-                                for maps in zip(*own, strict=True))
+        first = own[0]
+        if isinstance(first, dict):
+            return {key: self._join([maps[key] for maps in own], name, outside)
+                    for key in first}
+        if isinstance(first, (list, tuple)) and (
+                len({len(maps) for maps in own}) == 1):
+            return type(first)(self._join(list(maps), name, outside)
+                               for maps in zip(*own, strict=True))
         numbers = list(self.groups.values())
         if not all(isinstance(maps, Tensor) and maps.dim() == 4
                    and len(maps) == len(group)
                    for maps, group in zip(own, numbers, strict=True)):
-            raise ConfigError(
-                f'model.norm_cfg.own_area=True: {name} makes something else '
-                "than maps (N, C, H, W) of images; choose 'test' or False")
+            raise _not_of_maps(name)
         size = [max(maps.shape[dim] for maps in own) for dim in (2, 3)]
         order = torch.tensor(sum(numbers, [])).argsort().tolist()
         joined = torch.cat([outside(maps, size) for maps in own])[order]
@@ -192,23 +194,31 @@ def batch_of(inputs: Any) -> Batch | None:
 
 
 def watch_heads(model: nn.Module) -> None:
-    """Let each child of a detector that takes maps have them by shape."""
+    """Let each child of a detector that takes maps have them by shape.
+
+    Not by hooks: mmdet also calls ``head.forward``, which runs none.
+    """
     for name, child in model.named_children():
-        if name not in ('backbone', 'neck'):
-            child.register_forward_pre_hook(_before)
-            child.register_forward_hook(_after)
+        if name not in NOT_WATCHED:
+            child.forward = partial(_by_shape, child.forward,
+                                    type(child).__name__)
 
 
-def _before(head: nn.Module, args: tuple) -> tuple | None:
+def _by_shape(forward: Callable, head: str, *args, **kwargs) -> Any:
     batch = _BATCH.get()
-    first = batch and args and batch.first(args[0])
-    return (first, *args[1:]) if first else None
-
-
-def _after(head: nn.Module, args: tuple, output: Any) -> Any:
-    batch = _BATCH.get()
-    rest = batch and args and batch.rest(args[0])
-    if not rest:
-        return None
+    groups = batch.by_group(args[0]) if batch and args else None
+    if not groups:
+        return forward(*args, **kwargs)
+    # Whatever else it takes may be of the batch's images, one by one.
+    if not all(isinstance(value, PLAIN)
+               for value in (*args[1:], *kwargs.values())):
+        raise _not_of_maps(head)
     return batch.join_outputs(
-        [output, *(head.forward(maps, *args[1:]) for maps in rest)], head)
+        [forward(maps, *args[1:], **kwargs) for maps in groups], head)
+
+
+def _not_of_maps(name: str) -> ConfigError:
+    return ConfigError(
+        f'model.norm_cfg.own_area: {name} takes or makes something else than '
+        'maps (N, C, H, W) of images, so it cannot run once for each shape of '
+        "a batch; choose False, or 'test' for training")

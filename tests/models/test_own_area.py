@@ -7,11 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmdet.testing import demo_mm_inputs
 
 from frn_mmdet.errors import ConfigError
 from frn_mmdet.export.agreement import Agreement
-from frn_mmdet.models.own_area import Batch, batch_of, over_own_areas
+from frn_mmdet.models.own_area import (
+    Batch,
+    batch_of,
+    over_own_areas,
+    watch_heads,
+)
 from frn_mmdet.switch.norms import parse_norm_cfg
 
 SHAPES = [(3, 128, 160), (3, 96, 200), (3, 200, 96), (3, 120, 130)]
@@ -219,12 +225,64 @@ def test_a_copy_is_on_its_own(detector):
                                    theirs.pred_instances.bboxes)
 
 
-def test_a_head_that_makes_no_maps_is_refused():
+@pytest.mark.parametrize('name', ['RetinaNet', 'FCOS'])
+def test_its_outputs_are_those_of_it_alone(detector, name):
+    """By default, in test, of ``mode='tensor'``, which calls no hooks."""
+    model = detector(name, 'FRN')
+    data = images()
+    with torch.no_grad():
+        together = model(*prepared(model, data), mode='tensor')
+        for number in range(len(SHAPES)):
+            alone = model(*prepared(model, one(data, number)), mode='tensor')
+            for mine, own in zip(sum(map(list, together), []),
+                                 sum(map(list, alone), []), strict=True):
+                height, width = own.shape[2:]
+                torch.testing.assert_close(
+                    mine[number, :, :height, :width], own[0],
+                    rtol=1e-3, atol=1e-3)
+
+
+def test_a_panoptic_detector(small):
+    """Its RoI head is called, and its head of stuff makes a dict."""
+    model = small('PanopticFPN', dict(type='FRN', own_area=True))
+    data = images(with_mask=True, with_semantic=True)
+    assert step(model, *prepared(model, data, training=True))[0].isfinite()
+    with torch.no_grad():
+        outputs = model.eval()(*prepared(model, data), mode='tensor')
+    assert len(outputs[-1]) == len(SHAPES)
+
+
+@pytest.mark.parametrize('output', [
+    torch.zeros(1, 5), {'masks': torch.zeros(1, 5)}, [torch.zeros(5)] * 2])
+def test_a_head_that_makes_no_maps_is_refused(output):
     """By name, when the first batch of several shapes comes."""
     batch = Batch(torch.zeros(2, 3, 64, 64), {(32, 64): [0], (64, 32): [1]})
-    with pytest.raises(ConfigError, match='own_area=True: Identity makes'):
-        batch.join_outputs([torch.zeros(1, 5), torch.zeros(1, 5)],
-                           torch.nn.Identity())
+    with pytest.raises(ConfigError, match='own_area: Head takes or makes'):
+        batch.join_outputs([output, output], 'Head')
+    batch = Batch(torch.zeros(3, 3, 64, 64), {(32, 64): [0], (64, 32): [1, 2]})
+    with pytest.raises(ConfigError, match='own_area: Head takes or makes'):
+        batch.join_outputs([[output], [output] * 2], 'Head')
+
+
+class OfEachImage(torch.nn.Module):
+    """A head, of mmdet's CondInst say, that is told of each image."""
+
+    def forward(self, maps, infos, weight=1):
+        return [maps[0] * weight for _ in infos]
+
+
+def test_a_head_that_takes_more_than_maps_is_refused():
+    """It would take what is of other images for that of a group."""
+    model = torch.nn.ModuleDict(dict(mask_head=OfEachImage()))
+    watch_heads(model)
+    samples = [DetDataSample(metainfo=dict(pad_shape=shape))
+               for shape in ((32, 64), (64, 32))]
+    inputs = torch.zeros(2, 3, 64, 64)
+    with over_own_areas(inputs, samples):
+        maps = batch_of(inputs).extract_feat(lambda x: (x, ))
+        with pytest.raises(ConfigError, match='own_area: OfEachImage takes'):
+            model.mask_head(maps, ['one', 'two'])
+        assert len(model.mask_head([inputs], ['one', 'two'])) == 2
 
 
 @pytest.mark.parametrize('name', ['BN', 'SyncBN', 'BRN'])
