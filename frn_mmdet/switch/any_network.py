@@ -51,7 +51,7 @@ def switch_norms(model: nn.Module, norm_cfg: str | dict,
         norm_cfg (str or dict): The name of a norm or a dict with ``type``,
             the layer's arguments, ``tlu``, ``ws`` and ``from_bn``, as a
             detector's (see :class:`~frn_mmdet.NormSwitch`), but no
-            ``parts``.
+            ``parts`` and no ``own_area``.
         *example_inputs (Any): What ``model`` is called with. Their values do
             not matter.
 
@@ -92,11 +92,17 @@ def switch_norms(model: nn.Module, norm_cfg: str | dict,
 
 
 def _parse(norm_cfg: str | dict) -> NormPlan:
-    if isinstance(norm_cfg, dict) and 'parts' in norm_cfg:
+    given = norm_cfg if isinstance(norm_cfg, dict) else {}
+    if 'parts' in given:
         raise ConfigError(
-            f'norm_cfg.parts: got {norm_cfg["parts"]!r}, but a network that '
+            f'norm_cfg.parts: got {given["parts"]!r}, but a network that '
             'no config has built has none; call switch_norms on the module '
             'whose norms to switch, such as model.backbone')
+    if 'own_area' in given:
+        raise ConfigError(
+            f'norm_cfg.own_area: got {given["own_area"]!r}, but only a '
+            'detector of a config is told how large its images are; leave it '
+            'out')
     return parse_norm_cfg(norm_cfg).of_any_network()
 
 

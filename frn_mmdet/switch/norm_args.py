@@ -16,6 +16,8 @@ from ..layers.arguments import is_number
 # switch decides at each site, and where the layer lives.
 NOT_ARGS = ('num_features', 'num_channels', 'tlu', 'share', 'process_group',
             'device', 'dtype')
+# What the switch takes of a value beside them.
+OF_THE_SWITCH = ('tlu', 'ws', 'parts', 'from_bn', 'own_area')
 KINDS = {bool: 'True or False', int: 'a whole number', float: 'a number'}
 # What is asked of a value, and whether it is so.
 RANGES = dict(
@@ -47,8 +49,8 @@ def check_layer_args(name: str, layer: type, args: dict) -> None:
         if key not in known:
             raise ConfigError(
                 f'model.norm_cfg: {name} takes no {key!r}; it takes '
-                f'{", ".join(known)}, tlu, ws, parts, from_bn (a dict merges '
-                'into the dict of a base config unless it has _delete_=True)')
+                f'{", ".join((*known, *OF_THE_SWITCH))} (a dict merges into '
+                'the dict of a base config unless it has _delete_=True)')
         _check_value(key, value, known[key])
 
 

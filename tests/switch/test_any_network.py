@@ -374,6 +374,7 @@ def simple(act=None, norm=None):
         'norm_cfg.num_groups: 4 does not divide the 6 channels of 4; 2']),
     (simple, 'XN', ['norm_cfg: unknown norm']),
     (simple, dict(type='FRN', parts='head'), ['norm_cfg.parts', 'head']),
+    (simple, dict(type='FRN', own_area=True), ['norm_cfg.own_area', 'True']),
     (simple, dict(type='FRN', tlu=1), ['norm_cfg.tlu must be']),
     (lambda: nn.Conv2d(3, 8, 3), 'FRN', ['no norm over a map']),
     (lambda: nn.Sequential(conv(3, 8), Twice(8)), 'FRN', [

@@ -1,9 +1,16 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from mmcv.cnn import build_norm_layer
 
 from frn_mmdet.errors import ConfigError
-from frn_mmdet.switch.norms import NORMS, parse_norm_cfg, read_norm
+from frn_mmdet.switch.norms import (
+    NORMS,
+    NormPlan,
+    parse_norm_cfg,
+    read_norm,
+)
 
 
 @pytest.mark.parametrize('name', NORMS)
@@ -67,6 +74,15 @@ def test_a_norm_without_a_place_for_what_bn_learnt(value):
         parse_norm_cfg(value | dict(from_bn=10))
     assert f'from_bn: with {key}={setting} it takes no 10' in str(error.value)
     assert parse_norm_cfg(dict(type=name)).converts
+
+
+def test_a_stray_argument_is_told_every_key():
+    """Of the plan as well, whatever it has."""
+    with pytest.raises(ConfigError, match="takes no 'areas'") as error:
+        parse_norm_cfg(dict(type='FRN', areas=True))
+    for field in dataclasses.fields(NormPlan):
+        if field.name not in ('name', 'norm_cfg'):
+            assert f', {field.name}' in str(error.value)
 
 
 def test_parts():
