@@ -101,7 +101,7 @@ def both(title, **kwargs):
 STARTS = dict(
     kangaroo=[
         *BNS, *from_bn('FRN', 100, 10, 1, 0), *from_bn('IN', 100, 10, 3, 1),
-        *from_bn('GN', 100, 10, 1), *from_bn('LN', 100, 10),
+        *from_bn('GN', 100, 10, 1), *from_bn('LN', 10),
         *from_bn('GFRN', 10), Row("GN, BN's gamma and beta", GN, AFFINE),
         *scratch('FRN', 'IN', 'GN', 'LN')],
     bccd=[*BNS, *from_bn('FRN', 10, 1), *from_bn('IN', 10, 1),
