@@ -245,7 +245,14 @@ def _start_thresholds(incoming: Incoming,
 
 
 def _eps_of(incoming: Incoming, place: NormPlace) -> float:
-    """As the weights say, else of the innermost config the place lies in."""
+    """Return the eps that the BN of a place had.
+
+    Of one that the model's code builds, and no config, that of the code: a
+    value of BN leaves it, and the weights say the value. Else as they say, or
+    of the innermost config that the place lies in.
+    """
+    if place.path in incoming.bn_eps:
+        return incoming.bn_eps[place.path]
     part = part_of(place.path)
     if incoming.is_of(part, 'BN'):
         return incoming.said[part].get('eps', BN_EPS)

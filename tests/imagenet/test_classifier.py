@@ -197,7 +197,7 @@ def test_errors(build):
                        r's on backbone.conv1.frn \(FRN\)'):
         build('mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py')
     bn = build(RESNET, 'BN').state_dict()
-    with pytest.raises(ConfigError, match='the model has GN at backbone.gn1 '
-                       'but the checkpoint has BN there'):
+    with pytest.raises(ConfigError, match='the backbone of the checkpoint has '
+                       'BN and that of the model has GN; set'):
         load_state_dict(build(RESNET, dict(type='GN', from_bn=False)), bn,
                         strict=False)

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from mmdet.models import ResNet
 from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
 from mmengine.model import ExponentialMovingAverage
@@ -634,6 +635,32 @@ def test_eps_of_another_norm_is_not_bns(small):
     natural(bn.backbone)
     model = small('MaskRCNN', LARGE, {'backbone.norm_cfg': dict(
         type='GN', num_groups=8, eps=.1, _delete_=True)}, seed=2)
+    load_state_dict(model, bn.state_dict())
+    maps_equal(bn.backbone, model.backbone, torch.randn(1, 3, 96, 96))
+
+
+class HardEps(ResNet):
+    """A backbone whose code has a BN of an eps of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hard = nn.BatchNorm2d(3, eps=.1)
+
+    def forward(self, x):
+        return super().forward(self.hard(x))
+
+
+def test_eps_of_the_code_is_not_what_norm_cfg_says(build, monkeypatch):
+    """A value of BN leaves such a norm as it is, and says its own eps."""
+    monkeypatch.setitem(MODELS.module_dict, 'HardEps', HardEps)
+    options = dict(NARROW, **{'backbone.type': 'HardEps',
+                              'backbone.init_cfg': None})
+    bn = build('RetinaNet', dict(type='BN', parts='backbone'), options)
+    natural(bn.backbone)
+    bn.backbone.hard.running_var.fill_(.05)
+    assert bn.backbone.hard.eps == .1
+    model = build(
+        'RetinaNet', dict(type='FRN', from_bn=1e8, parts='backbone'), options)
     load_state_dict(model, bn.state_dict())
     maps_equal(bn.backbone, model.backbone, torch.randn(1, 3, 96, 96))
 
