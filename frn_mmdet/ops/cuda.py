@@ -197,7 +197,7 @@ def tlu(x, tau):
         grid, meta = _tlu_launch(units, length, last)
         with torch.cuda.device_of(x):
             launch(kernels.tlu, grid, x, tau, z, bits, units, length,
-                   x.shape[1], ACC=dtype_of_sums(x), **meta)
+                   x.shape[1], ACC=dtype_of_sums(is_double(x)), **meta)
         cuda_host.share()
     return z, bits
 
@@ -215,14 +215,13 @@ def tlu_backward(grad, bits, last):
     sums = grad.new_empty(shape, dtype=compute_dtype(grad))
     dtau = grad.new_empty(grad.shape[1])
     parts, pieces = (grid[0], 1) if last else (len(grad), grid[1])
+    acc = dtype_of_sums(is_double(grad))
     with torch.cuda.device_of(grad):
         launch(kernels.tlu_backward, grid,
-               grad, bits, dx, sums, units, length, ACC=dtype_of_sums(grad),
-               **meta)
+               grad, bits, dx, sums, units, length, ACC=acc, **meta)
         join, meta = join_launch(len(dtau), parts * pieces)
         launch(kernels.tlu_join, join,
-               sums, dtau, parts, len(dtau), pieces, ACC=dtype_of_sums(grad),
-               **meta)
+               sums, dtau, parts, len(dtau), pieces, ACC=acc, **meta)
     cuda_host.share(sums=sums.numel())
     return dx, dtau
 
@@ -268,7 +267,7 @@ def _way_of(x, tau, eps_tensor, mean, most):
     return _way(
         *x.shape[:2], math.prod(x.shape[2:]),
         memory_format(x) is not torch.contiguous_format,
-        x.dtype == torch.float64, x.device, tau is not None,
+        is_double(x), x.device, tau is not None,
         0 if eps_tensor is None else min(2, eps_tensor.numel()),
         mean is not None, most)
 
@@ -280,28 +279,38 @@ def _way(images, channels, size, last, double, device, tlu, eps, mean,
     can_wait = (device.type == 'cuda' and torch.version.cuda is not None
                 and not double)
     p = plan(images, channels, size, last, processors_of(device), can_wait)
-    tiles = images * triton.cdiv(channels, p.channels)
-    vector = math.gcd(size, 16)
+    tiles, sizes, meta = over_map(p, images, channels, size, last, double,
+                                  most)
     return _Way(
-        p.way, p.splits, tiles, (tiles * p.splits, ),
-        (images, channels, size // vector, p.segment, p.splits),
-        dict(
-            R=p.channels,
-            B=p.positions,
-            WAY=p.way,
-            SEGMENTS=triton.next_power_of_2(p.splits),
-            LAST=last,
-            VECTOR=vector,
-            TLU=tlu,
-            EPS=eps,
-            MEAN=mean,
-            ACC=tl.float64 if double else tl.float32,
-            num_warps=p.warps(most)))
+        p.way, p.splits, tiles, (tiles * p.splits, ), sizes,
+        meta | dict(
+            WAY=p.way, SEGMENTS=triton.next_power_of_2(p.splits), TLU=tlu,
+            EPS=eps, MEAN=mean))
 
 
-def dtype_of_sums(x):
+def over_map(p, images, channels, size, last, double, most):
+    """What a plan comes to, for any kernel over a map.
+
+    Returns:
+        tuple: Tiles, of which each has a program a segment; the sizes that
+        all kernels take; the constants, threads having ``most`` elements at
+        most.
+    """
+    vector = math.gcd(size, 16)
+    return (images * triton.cdiv(channels, p.channels),
+            (images, channels, size // vector, p.segment, p.splits),
+            dict(R=p.channels, B=p.positions, LAST=last, VECTOR=vector,
+                 ACC=dtype_of_sums(double), num_warps=p.warps(most)))
+
+
+def dtype_of_sums(double):
     """What Triton adds up in, and computes."""
-    return tl.float64 if x.dtype == torch.float64 else tl.float32
+    return tl.float64 if double else tl.float32
+
+
+def is_double(x):
+    """Whether a map is computed in float64."""
+    return x.dtype == torch.float64
 
 
 def processors_of(device):

@@ -71,28 +71,34 @@ def grouped_line(grad_ptr, x_ptr, mean_ptr, lines_ptr, out_ptr, images,
 
 
 @triton.jit
-def _groups(images, count, each, P: tl.constexpr, T: tl.constexpr):
-    """Groups of a program, which exist; their channels and rows, likewise."""
+def _groups(sums_ptr, weight_ptr, mean_ptr, var_ptr, images, channels, count,
+            each, splits, P: tl.constexpr, T: tl.constexpr,
+            ACC: tl.constexpr):
+    """Which groups a program is for, and what is known of their rows.
+
+    Returns the groups, which of them exist; their channels, their rows, which
+    exist; the two sums of a row over all segments, and pivot - mean; of its
+    channel weight and 1 / sqrt(var).
+    """
     g = tl.program_id(0) * P + tl.arange(0, P)
     k = tl.arange(0, T)
     there = g < images * count
     live = there[:, None] & (k < each)[None, :]
     c = (g % count * each)[:, None] + k[None, :]
-    return g, there, c, (g * each)[:, None] + k[None, :], live
-
-
-@triton.jit
-def _add_up(sums_ptr, mean_ptr, c, rows, row, live, splits, P: tl.constexpr,
-            T: tl.constexpr, ACC: tl.constexpr):
-    """The two sums of rows, over all segments, and pivot - mean."""
+    row = (g * each)[:, None] + k[None, :]
+    rows = images * channels
     plain = tl.zeros((P, T), ACC)
     times = tl.zeros((P, T), ACC)
     for split in range(splits):
         at = sums_ptr + split * rows + row
         plain += tl.load(at, live, other=0.)
         times += tl.load(at + splits * rows, live, other=0.)
-    pivot = tl.load(sums_ptr + 2 * splits * rows + row, live, other=0.)
-    return plain, times, pivot - tl.load(mean_ptr + c, live, other=0.).to(ACC)
+    far = tl.load(sums_ptr + 2 * splits * rows + row, live, other=0.)
+    far -= tl.load(mean_ptr + c, live, other=0.).to(ACC)
+    weight = tl.load(weight_ptr + c, live, other=0.).to(ACC)
+    var = tl.load(var_ptr + c, live, other=1.).to(ACC)
+    return (g, there, c, row, live, plain, times, far, weight,
+            _inverse_root(var, ACC))
 
 
 @triton.jit
@@ -101,12 +107,10 @@ def grouped_lines(sums_ptr, weight_ptr, bias_ptr, mean_ptr, var_ptr, eps,
                   count, each, size, splits, P: tl.constexpr,
                   T: tl.constexpr, CENTRED: tl.constexpr, ACC: tl.constexpr):
     """Of each group m and 1 / sqrt(..), and the lines of y."""
-    g, there, c, row, live = _groups(images, count, each, P, T)
+    g, there, c, row, live, plain, times, far, weight, inv = _groups(
+        sums_ptr, weight_ptr, mean_ptr, var_ptr, images, channels, count,
+        each, splits, P, T, ACC)
     rows = images * channels
-    plain, times, far = _add_up(sums_ptr, mean_ptr, c, rows, row, live,
-                                splits, P, T, ACC)
-    var = tl.load(var_ptr + c, live, other=1.).to(ACC)
-    inv = _inverse_root(var, ACC)
     near = plain / size
     spread = tl.maximum(times / size - near * near, 0.)
     centre = near + far
@@ -120,7 +124,6 @@ def grouped_lines(sums_ptr, weight_ptr, bias_ptr, mean_ptr, var_ptr, eps,
     root = _inverse_root(s * (v + eps) + (1. - s), ACC)
     tl.store(means_ptr + g, m, there)
     tl.store(roots_ptr + g, root, there)
-    weight = tl.load(weight_ptr + c, live, other=0.).to(ACC)
     bias = tl.load(bias_ptr + c, live, other=0.).to(ACC)
     scale = weight * root[:, None]
     tl.store(lines_ptr + row, scale * inv, live)
@@ -137,13 +140,10 @@ def grouped_lines_backward(sums_ptr, weight_ptr, mean_ptr, var_ptr,
 
     Those of weight and bias, to (N, 2, C).
     """
-    g, there, c, row, live = _groups(images, count, each, P, T)
+    g, there, c, row, live, plain, times, far, weight, inv = _groups(
+        sums_ptr, weight_ptr, mean_ptr, var_ptr, images, channels, count,
+        each, splits, P, T, ACC)
     rows = images * channels
-    plain, times, far = _add_up(sums_ptr, mean_ptr, c, rows, row, live,
-                                splits, P, T, ACC)
-    var = tl.load(var_ptr + c, live, other=1.).to(ACC)
-    inv = _inverse_root(var, ACC)
-    weight = tl.load(weight_ptr + c, live, other=0.).to(ACC)
     m = tl.load(means_ptr + g, there, other=0.)
     root = tl.load(roots_ptr + g, there, other=0.)
     s = tl.zeros((P, ), ACC) + share

@@ -150,10 +150,9 @@ def _loaded(device_type: str) -> Kernel:
     global _host
     try:
         # Here, since Triton takes a second.
-        from . import cuda, cuda_grouped, cuda_host
+        from . import cuda_grouped, cuda_host  # noqa: F401
     except Exception as error:  # whatever is wrong with an installation
         return Kernel('plain', f'Triton cannot be imported ({error})')
-    cuda_host.register(cuda.KERNELS | cuda_grouped.KERNELS)
     _host = cuda_host
     return Kernel('triton')
 

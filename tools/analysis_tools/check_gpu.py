@@ -277,8 +277,7 @@ def time_map(name, shape, dtype):
         'BN+ReLU': nn.Sequential(nn.BatchNorm2d(channels),
                                  nn.ReLU(inplace=True)),
         'ReLU': nn.ReLU(),
-        'GN': nn.GroupNorm(
-            groups, channels, dtype=dtype),
+        'GN': nn.GroupNorm(groups, channels, dtype=dtype),
         'GN from BN': GN(channels, groups, share=.1)}
     nn.init.constant_(layers['GN from BN'].ref_var, 2.)
     x = torch.randn(shape, device='cuda', dtype=dtype, requires_grad=True)
